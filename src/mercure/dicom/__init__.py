@@ -1,0 +1,1 @@
+"""The wire: DICOM associations and DIMSE messages (SCP and SCU), header reading, TLS, transcoding."""
