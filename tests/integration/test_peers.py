@@ -1,5 +1,4 @@
 import socket
-import subprocess
 import threading
 from pathlib import Path
 
@@ -145,7 +144,14 @@ def _uids(files: list[Path]) -> set[str]:
     return {str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in files}
 
 
-def _processes_of(group: int) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in listed.splitlines()]
-    return [pid for pgid, state, pid in rows if int(pgid) == group and not state.startswith("Z")]
+def _processes_of(group: int) -> list[int]:
+    """The living processes of a process group, from /proc/<pid>/stat: pid (comm) state ppid pgrp ..."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, pgrp = entry.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(entry.parent.name))
+    return found
