@@ -1,0 +1,101 @@
+"""Rules and modules, as they stand in a configuration."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from mercure.config.secrets import Secret
+from mercure.config.values import EntryName, Frozen, JsonObject, Label, Names, Seconds, json_object, key
+
+Action = Literal["route", "both", "process", "discard", "notification"]
+Priority = Literal["normal", "urgent", "offpeak"]
+
+
+def _settings(value: Any) -> Any:
+    """Accept an object for all steps, or a list with one for each."""
+    if isinstance(value, list | tuple):
+        if not all(isinstance(step, dict) for step in value):
+            raise ValueError("must be an object, or a list of objects")
+        return tuple(value)
+    if isinstance(value, dict):
+        return value
+    raise ValueError("must be an object, or a list of objects")
+
+
+Settings = Annotated[Any, BeforeValidator(_settings, json_schema_input_type=dict[str, Any] | list[dict[str, Any]])]
+
+
+class Rule(Frozen):
+    """One rule: which series it takes, and what becomes of them. Rules are asked in the order of the file."""
+
+    name: Label = Field(description="Name of the rule; each has its own.")
+    condition: str = Field(description="Expression that says which series the rule takes.", max_length=65536)
+    action: Action = key("route", "What is done: route, process, both (process, then route), discard, notification.")
+    target: Names = key((), "Target or targets; each of them must be reached.")
+    timeout: Seconds | None = key(None, "Longest time that the job may run in a module, seconds; null: no limit.")
+    disabled: bool = key(False, "The rule is skipped.")
+    fallback: bool = key(False, "The rule is asked only when no other takes the series.")
+    priority: Priority = key("normal", "urgent goes first; offpeak waits for the off-peak hours.")
+
+    action_trigger: Literal["series", "study"] = key("series", "The rule acts on each series, or on whole studies.")
+    study_trigger_condition: Literal["timeout", "received_series"] = key(
+        "timeout", "A study is complete after a quiet time, or when certain series have come."
+    )
+    study_trigger_series: str = key("", "Which series complete a study.")
+    study_force_completion_action: Literal["discard", "proceed", "ignore"] = key(
+        "discard", "What is done with a study that stays incomplete."
+    )
+
+    processing_module: Names = key((), "Module, or chain of modules in order.")
+    processing_settings: Settings = key({}, "Settings of the modules: one object for all, or a list with one for each.")
+    processing_retain_images: bool = key(False, "Add the images that went into a module to its result.")
+
+    notification_webhook: str = key("", "URL that is told.")
+    notification_payload: str = key("", "Members of the JSON object that is sent, without its braces.")
+    notification_payload_body: str = key("", "Template of the text that the payload calls body.")
+    notification_email: str = key("", "Addresses that get an e-mail, separated by commas.")
+    notification_email_body: str = key("", "Template of the e-mail.")
+    notification_email_type: Literal["plain", "html"] = key("plain", "Form of the e-mail.")
+    notification_trigger_reception: bool = key(True, "Tell when the images have come.")
+    notification_trigger_completion: bool = key(True, "Tell when the job is done.")
+    notification_trigger_completion_on_request: bool = key(False, "Tell at the end only when a module asks for it.")
+    notification_trigger_error: bool = key(True, "Tell when the job failed.")
+
+    dynamic_routing: bool = key(False, "A module may name the targets of its result.")
+    dynamic_routing_allowed_targets: Names = key((), "Targets that a module may name.")
+    conditional_alternate_target: str = key("", "Target that is used instead when a module asks for it.")
+
+    contact: str = key("", "Who looks after the rule.")
+    comment: str = key("", "For people.")
+    tags: str = key("", "Words to find the rule by.")
+
+
+def _environment(value: Any) -> Any:
+    """Numbers and truth values in an environment become text, as they did when modules were started so far."""
+    found = json_object(value)
+    if not isinstance(found, dict):
+        return found
+    return {name: str(item) if isinstance(item, int | float) else item for name, item in found.items()}
+
+
+Environment = Annotated[
+    dict[str, Secret], BeforeValidator(_environment, json_schema_input_type=dict[str, Secret] | str)
+]
+
+
+class Module(Frozen):
+    """A processing module: an image and how it runs."""
+
+    docker_tag: str = key("", "Image of the module.", pattern=r"^[a-zA-Z0-9:/_.@-]*$")
+    additional_volumes: JsonObject = key({}, "More volumes, as Docker takes them, or text that holds such JSON.")
+    environment: Environment = key({}, "Variables for the module; each value may be a secret, none is ever shown.")
+    docker_arguments: JsonObject = key({}, "More arguments for the start of the container.")
+    settings: JsonObject = key({}, "Settings for every job of this module.")
+    contact: str = key("", "Who looks after the module.")
+    comment: str = key("", "For people.")
+    constraints: str = key("", "Constraints for Nomad, HCL.")
+    resources: str = key("", "Resources for Nomad, HCL.")
+    requires_root: bool = key(False, "The module runs as root; needs support_root_modules.")
+    requires_persistence: bool = key(False, "The module gets a folder that stays between jobs.")
+    persistence_folder_name: EntryName | Literal[""] = key("", "Name of that folder; empty: name of the module.")
+    network_enabled: bool = key(False, "The module may use the network.")

@@ -1,0 +1,162 @@
+"""The sections of the configuration that are neither receiver, dispatcher, rules, targets nor modules."""
+
+import zoneinfo
+from datetime import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mercure.config.secrets import Secret
+from mercure.config.values import (
+    Cores,
+    Count,
+    Days,
+    FilePath,
+    Folder,
+    Frozen,
+    Gigabytes,
+    Host,
+    Interval,
+    MemorySize,
+    Percentage,
+    Port,
+    Seconds,
+    TimeOfDay,
+    Zone,
+    key,
+)
+
+_OWN_FOLDER = "Folder of this stage; null: a folder of this name in data_folder."
+
+
+class MercureSection(Frozen):
+    """`mercure`: folders, how often services look, when a series is complete, hours and zones, names."""
+
+    appliance_name: str = key("master", "Name of this installation: in pages, task.json and metrics.", max_length=128)
+    appliance_color: str = key("#FFF", "CSS colour of the name in pages.", pattern=r"^[#A-Za-z0-9(),.% -]{1,64}$")
+
+    data_folder: Folder = key(Path("/opt/mercure/data"), "Folder that holds the stage folders.")
+    incoming_folder: Folder | None = key(None, _OWN_FOLDER)
+    studies_folder: Folder | None = key(None, _OWN_FOLDER)
+    processing_folder: Folder | None = key(None, _OWN_FOLDER)
+    outgoing_folder: Folder | None = key(None, _OWN_FOLDER)
+    success_folder: Folder | None = key(None, _OWN_FOLDER)
+    error_folder: Folder | None = key(None, _OWN_FOLDER)
+    discard_folder: Folder | None = key(None, _OWN_FOLDER)
+    jobs_folder: Folder | None = key(None, "Folder of the journal and of requests; null: jobs in data_folder.")
+    persistence_folder: Folder | None = key(
+        None, "Folder of what modules keep between jobs; null: persistence in data_folder."
+    )
+
+    router_scan_interval: Interval = key(1.0, "Longest time between two looks of the router, seconds.")
+    dispatcher_scan_interval: Interval = key(
+        1.0, "Longest time between two looks of the dispatcher and of the processor, seconds."
+    )
+    cleaner_scan_interval: Interval = key(60.0, "Time between two rounds of the cleaner, seconds.")
+    retention_days: Days = key(7.0, "Days that finished jobs are kept where the section cleaner says nothing else.")
+
+    series_complete_trigger: Seconds = key(60.0, "Quiet time after which a series is complete, seconds.")
+    series_complete_on_release: bool = key(
+        False, "A series is complete already when every association that brought it has been released."
+    )
+    release_grace_seconds: Seconds = key(2.0, "Wait after the last release before such a series is complete, seconds.")
+    study_complete_trigger: Seconds = key(900.0, "Quiet time after which a study is complete, seconds.")
+    study_forcecomplete_trigger: Seconds = key(5400.0, "Age at which an incomplete study is ended, seconds.")
+
+    offpeak_start: TimeOfDay = key(time(22), "Start of the off-peak hours, HH:MM in local_time.")
+    offpeak_end: TimeOfDay = key(
+        time(6), "End of the off-peak hours, HH:MM in local_time; equal to the start: the whole day."
+    )
+    server_time: Zone = key("UTC", "Time zone (IANA) that the server writes in its logs.")
+    local_time: Zone = key("UTC", "Time zone (IANA) of pages, templates and off-peak hours.")
+
+    def folder(self, name: str) -> Path:
+        """Return the folder `incoming`, `studies`, `processing`, ..., `jobs` or `persistence`."""
+        own: Path | None = getattr(self, f"{name}_folder")
+        return own if own is not None else self.data_folder / name
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The zone of `local_time`."""
+        return zoneinfo.ZoneInfo(self.local_time)
+
+
+class ProcessorSection(Frozen):
+    """`processor`: how modules run."""
+
+    max_parallel_jobs: Count = key(4, "Jobs that are processed at the same time.")
+    gpu_memory_limit: MemorySize | None = key(None, "GPU memory that one job may use, such as 4G; null: no limit.")
+    cpu_limit: Cores | None = key(None, "CPU cores that one job may use; null: no limit.")
+    runner: Literal["", "docker", "nomad"] = key("docker", "What runs modules: docker or nomad; empty: as installed.")
+    runtime: str | None = key(None, "Docker runtime of every module, such as nvidia; null: Docker's own default.")
+    support_root_modules: bool = key(False, "Allow modules that need to run as root.")
+
+
+class CleanerSection(Frozen):
+    """`cleaner`: when finished jobs are deleted."""
+
+    success_retention_days: Days | None = key(None, "Days that delivered jobs are kept; null: retention_days.")
+    error_retention_days: Days | None = key(None, "Days that failed jobs are kept; null: for ever.")
+    discard_retention_days: Days | None = key(None, "Days that discarded series are kept; null: retention_days.")
+    min_free_space_gb: Gigabytes = key(
+        10.0, "Free space below which the oldest finished jobs are deleted early, GB (10^9 bytes); 0: never."
+    )
+    emergency_clean_percentage: Percentage = key(
+        90.0, "Use of the disk above which the oldest finished jobs are deleted early, percent."
+    )
+
+
+class WebguiSection(Frozen):
+    """`webgui`: the web pages."""
+
+    auth_token_key: Secret | None = key(None, "Key that signs the sessions of users; a secret.")
+    ssl_certificate: FilePath | None = key(None, "Certificate (PEM) of the web server; null: no TLS.")
+    ssl_key: FilePath | None = key(None, "Private key (PEM) of the web server.")
+
+
+class BookkeeperSection(Frozen):
+    """`bookkeeper`: the service that writes events to the database."""
+
+    address: str = key("0.0.0.0:8080", "Host and port of the bookkeeper.", pattern=r"^[^\s/@]+:\d{1,5}$")
+    api_key: Secret | None = key(None, "Token of the bookkeeper's API; a secret.")
+    store_sample_dicom_tags: bool = key(False, "Store the header of one instance of each series with its job.")
+
+
+class NotificationsSection(Frozen):
+    """`notifications`: what e-mails and webhooks have in common."""
+
+    email_from: str = key("mercure@mercure.mercure", "Sender of e-mails.", max_length=320)
+    webhook_ca_file: FilePath | None = key(None, "More certificate authorities (PEM) for webhooks.")
+    include_patient_data: bool = key(False, "Offer accession number, patient id and name to templates.")
+
+
+class MetricsSection(Frozen):
+    """`metrics`: where figures are sent."""
+
+    graphite_host: Host | Literal[""] = key("", "Host of a Graphite server; empty: none.")
+    graphite_port: Port = key(2003, "Port of the Graphite server.")
+    influxdb_url: str = key("", "URL of an InfluxDB server, version 2; empty: none.", pattern=r"^(https?://\S+)?$")
+    influxdb_token: Secret | None = key(None, "Token for InfluxDB; a secret.")
+    influxdb_org: str = key("", "Organisation in InfluxDB.")
+    influxdb_bucket: str = key("", "Bucket in InfluxDB.")
+
+
+class LogsSection(Frozen):
+    """`logs`: what becomes of the output of modules."""
+
+    discard_module_logs: bool = key(False, "Do not keep the output of modules in the database.")
+    module_logs_folder: Folder | None = key(None, "Folder that keeps the output of modules instead of the database.")
+
+
+class QuerySection(Frozen):
+    """`query`: kept from existing files."""
+
+    dicom_nodes: tuple[dict[str, Any], ...] = key((), "Nodes to query.")
+    destination_folders: tuple[dict[str, Any], ...] = key((), "Folders to retrieve to.")
+
+
+class FeaturesSection(Frozen):
+    """`features`: switches."""
+
+    dummy_target: bool = Field(default=False, description="Allow targets that deliver nothing, for tests.")
