@@ -50,10 +50,12 @@ find_python() {
     return 1
 }
 
+# $1: the Python that was found without its venv module, or nothing.
 install_python() {
+    local python="${1:-python3}"
     if command -v apt-get >/dev/null; then
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 python3-venv
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$python" "$python-venv"
     elif command -v dnf >/dev/null; then
         dnf install -y -q python3.12 || dnf install -y -q python3.11
     else
@@ -86,7 +88,7 @@ fi
 if ! [ -x .venv/bin/python ] || ! is_recent .venv/bin/python || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
     if ! python="$(find_python)" || ! can_make_venv "$python"; then
         if may_install; then
-            install_python || true
+            install_python "${python##*/}" || true
         fi
         if ! python="$(find_python)" || ! can_make_venv "$python"; then
             say_what_to_install
