@@ -1,6 +1,6 @@
 """The sections `receiver` and `dispatcher`: the two sides of the wire."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from mercure.config.values import (
     FilePath,
     Frozen,
     Gigabytes,
-    Host,
+    HostOrEmpty,
     IPAddress,
     Network,
     PduSize,
@@ -59,7 +59,7 @@ class StorageCommitment(Frozen):
 class ReceiverSection(Frozen):
     """`receiver`: who may send what, and how much at once. Time-outs in seconds, 0 for none."""
 
-    host: Host | Literal[""] = key("", "Address to listen on; empty: all.")
+    host: HostOrEmpty = key("", "Address to listen on; empty: all.")
     port: Port | None = key(11112, "Port without TLS; null: no such port, TLS only.")
     tls: ReceiverTls | None = key(None, "The port with TLS; null: none.")
     accept_compressed_images: bool = key(False, "Accept every transfer syntax, not only uncompressed ones.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mercure.config.secrets import Secret
-from mercure.config.values import EntryName, Frozen, JsonObject, Label, Names, Seconds, json_object, key
+from mercure.config.values import EntryNameOrEmpty, Frozen, JsonObject, Label, Names, Seconds, json_object, key
 
 Action = Literal["route", "both", "process", "discard", "notification"]
 Priority = Literal["normal", "urgent", "offpeak"]
@@ -97,5 +97,5 @@ class Module(Frozen):
     resources: str = key("", "Resources for Nomad, HCL.")
     requires_root: bool = key(False, "The module runs as root; needs support_root_modules.")
     requires_persistence: bool = key(False, "The module gets a folder that stays between jobs.")
-    persistence_folder_name: EntryName | Literal[""] = key("", "Name of that folder; empty: name of the module.")
+    persistence_folder_name: EntryNameOrEmpty = key("", "Name of that folder; empty: name of the module.")
     network_enabled: bool = key(False, "The module may use the network.")

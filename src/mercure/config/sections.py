@@ -16,7 +16,7 @@ from mercure.config.values import (
     Folder,
     Frozen,
     Gigabytes,
-    Host,
+    HostOrEmpty,
     Interval,
     MemorySize,
     Percentage,
@@ -134,7 +134,7 @@ class NotificationsSection(Frozen):
 class MetricsSection(Frozen):
     """`metrics`: where figures are sent."""
 
-    graphite_host: Host | Literal[""] = key("", "Host of a Graphite server; empty: none.")
+    graphite_host: HostOrEmpty = key("", "Host of a Graphite server; empty: none.")
     graphite_port: Port = key(2003, "Port of the Graphite server.")
     influxdb_url: str = key("", "URL of an InfluxDB server, version 2; empty: none.", pattern=r"^(https?://\S+)?$")
     influxdb_token: Secret | None = key(None, "Token for InfluxDB; a secret.")

@@ -5,7 +5,6 @@ A check raises ValueError also where the type is wrong, because that is what pyd
 """
 
 import ipaddress
-import json
 import re
 import zoneinfo
 from datetime import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from mercure.config import json_text
 
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # PS3.5 6.2, VR AE: the default repertoire without backslash and controls
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?")
@@ -58,10 +59,18 @@ def _host(value: str) -> str:
     return value
 
 
+def _host_or_empty(value: str) -> str:
+    return _host(value) if value else value
+
+
 def _entry_name(value: str) -> str:
     if not _NAME.fullmatch(value) or value != value.strip():
         raise ValueError("must be 1 to 128 printable characters without / and \\, and not start with a full stop")
     return value
+
+
+def _entry_name_or_empty(value: str) -> str:
+    return _entry_name(value) if value else value
 
 
 def _label(value: str) -> str:
@@ -142,8 +151,8 @@ def json_object(value: Any) -> Any:
     if not value.strip():
         return {}
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = json_text.read(value).value
+    except json_text.JsonTextError:
         found = None
     if not isinstance(found, dict):
         raise ValueError("must be an object, or text that holds a JSON object")  # noqa: TRY004
@@ -168,8 +177,10 @@ PduSize = Annotated[int, BeforeValidator(_number), Field(ge=4096, le=16 * 1024 *
 Port = Annotated[int, BeforeValidator(_number), Field(ge=1, le=65535)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Host = Annotated[str, AfterValidator(_host)]
+HostOrEmpty = Annotated[str, AfterValidator(_host_or_empty)]
 IPAddress = Annotated[str, AfterValidator(_ip_address)]
 EntryName = Annotated[str, AfterValidator(_entry_name)]
+EntryNameOrEmpty = Annotated[str, AfterValidator(_entry_name_or_empty)]
 Label = Annotated[str, AfterValidator(_label)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]

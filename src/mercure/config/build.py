@@ -1,0 +1,154 @@
+"""Checks a configuration in our form part by part: sections, then each target, rule and module by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mercure.config import flat
+from mercure.config.json_text import JsonPath
+from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text, schema_failures, unknown_key
+from mercure.config.references import doubts, unresolved
+from mercure.config.rules import Module, Rule
+from mercure.config.schema import Config
+from mercure.config.targets import KINDS, TargetBase, target_kind
+from mercure.config.values import EntryName
+
+ENTRIES: Final = ("targets", "rules", "modules")
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_entry_name: TypeAdapter[str] = TypeAdapter(EntryName)
+
+
+@dataclass
+class Builder:
+    """Checks one file and gathers what is wrong in `problems`; `broken` holds the entries that were set aside.
+
+    With a `translation`, the file was flat: paths in problems are then those of the file.
+    """
+
+    lines: Mapping[JsonPath, int]
+    translation: flat.Translation | None = None
+    problems: list[Problem] = field(default_factory=list)
+    broken: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in ENTRIES})
+    _reasons: dict[JsonPath, list[str]] = field(default_factory=dict)
+    _is_fatal: bool = False
+
+    def build(self, nested: dict[str, Any]) -> Config:
+        """Return the usable part. Raises InvalidConfigError when a fault is outside of the entries."""
+        for path, message in self.translation.failures if self.translation else ():
+            self._fail(path, message)
+        sections = self._sections(nested)
+        targets = self._named("targets", nested.get("targets", {}))
+        rules = self._rules(nested.get("rules", []))
+        modules = self._named("modules", nested.get("modules", {}))
+        if self._is_fatal:
+            raise InvalidConfigError(self.problems)
+        config = Config(**sections, targets=targets, rules=tuple(rules.values()), modules=modules)
+        self._look_around(config, list(rules))
+        return config
+
+    def _sections(self, nested: dict[str, Any]) -> dict[str, Any]:
+        known = Config.model_fields
+        for name in nested.keys() - known.keys():
+            self._fail((name,), unknown_key(name, known, flat.OURS_BY_FLAT_NAME))
+        made = {}
+        for name in [name for name in known if name in nested and name not in ENTRIES]:
+            model = known[name].annotation
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                made[name] = self._checked(model, nested[name], (name,), flat.OURS_BY_FLAT_NAME)
+        return {name: section for name, section in made.items() if section is not None}
+
+    def _named(self, collection: Literal["targets", "modules"], entries: Any) -> dict[str, Any]:
+        if not isinstance(entries, dict):
+            self._fail((collection,), "must be an object")
+            return {}
+        made = {}
+        for name, entry in entries.items():
+            path = (collection, name)
+            self._check_name(name, path)
+            found = self._target(entry, path) if collection == "targets" else self._checked(Module, entry, path)
+            if path in self._reasons:
+                self.broken[collection][name] = "; ".join(self._reasons[path])
+            elif found is not None:
+                made[name] = found
+        return made
+
+    def _check_name(self, name: str, path: JsonPath) -> None:
+        try:
+            _entry_name.validate_python(name)
+        except ValidationError:
+            self._fail(path, "its name must be 1 to 128 printable characters without / and \\, not starting with .")
+
+    def _target(self, entry: Any, path: JsonPath) -> TargetBase | None:
+        kind = target_kind(entry)
+        if kind in KINDS:
+            return self._checked(KINDS[kind], entry, path, flat.entry_names("targets"))
+        kinds = ", ".join(KINDS)
+        if not isinstance(entry, dict):
+            self._fail(path, "must be an object")
+        elif kind is None and "target_type" not in entry:
+            self._fail((*path, "target_type"), f"is missing; one of {kinds}")
+        else:
+            self._fail((*path, "target_type"), f"is none of {kinds}")
+        return None
+
+    def _rules(self, entries: Any) -> dict[int, Rule]:
+        """Return the good rules by their place in the file."""
+        if not isinstance(entries, list):
+            self._fail(("rules",), "must be a list")
+            return {}
+        made: dict[int, Rule] = {}
+        names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+        for index, entry in enumerate(entries):
+            path = ("rules", index)
+            found = self._checked(Rule, entry, path, flat.entry_names("rules"))
+            if found is not None and names.count(found.name) > 1:
+                self._fail((*path, "name"), "another rule has the same name")
+            if path in self._reasons:
+                name = names[index]
+                self.broken["rules"][name if isinstance(name, str) else path_text(path)] = "; ".join(
+                    self._reasons[path]
+                )
+            elif found is not None:
+                made[index] = found
+        return made
+
+    def _checked(
+        self, model: type[_Model], value: Any, path: JsonPath, elsewhere: Mapping[str, str] | None = None
+    ) -> _Model | None:
+        """Return the part as a value of its model, or None after its failures were noted."""
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for inner, message in schema_failures(error, model, elsewhere):
+                self._fail(path + inner, message)
+        return None
+
+    def _fail(self, path: JsonPath, message: str) -> None:
+        """Note an error: it breaks the entry that it is in, or, outside of entries, the whole file."""
+        self._report(path, message, "error", "schema")
+        if len(path) > 1 and path[0] in ENTRIES:
+            inner = path_text(self._shown(path)[2:])
+            self._reasons.setdefault(path[:2], []).append(f"{inner} {message}" if inner else message)
+        else:
+            self._is_fatal = True
+
+    def _look_around(self, config: Config, places: list[int]) -> None:
+        """Report names that lead nowhere, and what is allowed but hardly meant."""
+        for doubt in (*unresolved(config, self.broken["targets"]), *doubts(config)):
+            path = doubt.path
+            if path[0] == "rules" and isinstance(path[1], int):
+                path = ("rules", places[path[1]], *path[2:])
+            self._report(path, doubt.message, doubt.severity, doubt.kind)
+
+    def _report(
+        self, path: JsonPath, message: str, severity: Literal["error", "warning"], kind: Literal["schema", "reference"]
+    ) -> None:
+        shown = self._shown(path)
+        self.problems.append(Problem(path_text(shown), message, severity, kind, line_of(shown, self.lines)))
+
+    def _shown(self, path: JsonPath) -> JsonPath:
+        return self.translation.origin(path) if self.translation else path
