@@ -108,10 +108,8 @@ class Builder:
             if found is not None and names.count(found.name) > 1:
                 self._fail((*path, "name"), "another rule has the same name")
             if path in self._reasons:
-                name = names[index]
-                self.broken["rules"][name if isinstance(name, str) else path_text(path)] = "; ".join(
-                    self._reasons[path]
-                )
+                label = names[index] if isinstance(names[index], str) else path_text(path)
+                self.broken["rules"][str(label)] = "; ".join(self._reasons[path])
             elif found is not None:
                 made[index] = found
         return made

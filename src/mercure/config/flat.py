@@ -12,9 +12,12 @@ from typing import Any, Final
 from mercure.config.json_text import JsonPath
 from mercure.config.problems import path_text, unknown_key
 
+Place = tuple[str, str]
+"""Section and key in our form."""
+
 _SECONDS_PER_DAY: Final = 86400
 
-_TOP: Final[dict[str, JsonPath]] = {
+_TOP: Final[dict[str, Place]] = {
     "appliance_name": ("mercure", "appliance_name"),
     "appliance_color": ("mercure", "appliance_color"),
     "incoming_folder": ("mercure", "incoming_folder"),
@@ -58,7 +61,7 @@ _TOP: Final[dict[str, JsonPath]] = {
     "webhook_certificate_location": ("notifications", "webhook_ca_file"),
     "phi_notifications": ("notifications", "include_patient_data"),
 }
-_GROUPS: Final[dict[str, dict[str, JsonPath]]] = {
+_GROUPS: Final[dict[str, dict[str, Place]]] = {
     "dicom_receiver": {"additional_tags": ("receiver", "additional_tags")},
     "features": {"dummy_target": ("features", "dummy_target")},
     "processing_logs": {
@@ -111,7 +114,7 @@ _MODULE_KEYS: Final = (
 )  # fmt: skip
 _RENAMED_IN_ENTRIES: Final = {"targets": _TARGET_NAMES, "rules": _RULE_NAMES, "modules": {}}
 
-DEFAULTS: Final[dict[JsonPath, Any]] = {
+DEFAULTS: Final[dict[Place, Any]] = {
     ("mercure", "persistence_folder"): "/opt/mercure/persistence",
     ("mercure", "retention_days"): 3.0,
     ("dispatcher", "retry_delay"): 900,
@@ -151,7 +154,7 @@ class Translation:
     failures: list[tuple[JsonPath, str]] = field(default_factory=list)
     origins: dict[JsonPath, JsonPath] = field(default_factory=dict)
 
-    def put(self, ours: JsonPath, theirs: JsonPath, value: Any) -> None:
+    def put(self, ours: Place, theirs: JsonPath, value: Any) -> None:
         """Set one value and remember where it came from."""
         section, name = ours
         self.nested.setdefault(section, {})[name] = value
@@ -186,7 +189,7 @@ def translate(flat: dict[str, Any]) -> Translation:
     return made
 
 
-def _put_value(made: Translation, name: str, ours: JsonPath, value: Any) -> None:
+def _put_value(made: Translation, name: str, ours: Place, value: Any) -> None:
     if name == "retention":
         value = _days(value)
         made.changes.append(f"retention (seconds) becomes {path_text(ours)} (days): {value}")

@@ -53,13 +53,13 @@ def read(content: bytes | str) -> Document:
 def _decode(content: bytes | str) -> str:
     if len(content) > MAXIMUM_BYTES:
         raise JsonTextError(f"is larger than {MAXIMUM_BYTES // 1024 // 1024} MB")
-    if isinstance(content, bytes):
-        try:
-            content = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise JsonTextError("is not UTF-8 text", line) from None
-    return content.removeprefix("\ufeff")
+    if isinstance(content, str):
+        return content.removeprefix("\ufeff")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise JsonTextError("is not UTF-8 text", line) from None
 
 
 @dataclass

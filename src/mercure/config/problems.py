@@ -18,8 +18,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 class Problem:
     """One thing that is wrong. `path` is as in the file: rules[2].target, targets.pacs.
 
-    `kind` is "schema" when the file itself must be mended, "reference" when a name leads nowhere or what it names is not
-    built yet: then the entry stays, and what depends on it waits. `line` counts from 1.
+    `kind` is "schema" when the file itself must be mended, "reference" when a name leads nowhere or what it names is
+    not built yet: then the entry stays, and what depends on it waits. `line` counts from 1.
     """
 
     path: str
