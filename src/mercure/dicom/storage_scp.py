@@ -1,0 +1,283 @@
+"""What the receiver offers on an association: C-STORE into the spool, C-ECHO, storage commitment (PS3.4 B, A, J).
+
+An instance is acknowledged with 0x0000 when it is durable and has its name in a reception, never before. What cannot
+be understood is kept in `error/` with its reason, and the sender gets a failure status.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mercure.core.errors import MercureError, SpoolError
+from mercure.dicom import dimse, part10, pdu
+from mercure.dicom.association_scp import Answer, DataSetSink
+from mercure.dicom.dimse import Command, CommandSet
+from mercure.dicom.header import MAXIMUM_HEADER_BYTES, HeaderError, Incomplete, Placing, read_placing
+from mercure.dicom.negotiation import AcceptedContext
+from mercure.dicom.pdu import AssociateRJ, AssociateRQ
+from mercure.spool.intake import Draft, Intake, Session, free_bytes
+from mercure.spool.layout import Layout, Origin
+from mercure.spool.quarantine import quarantine
+
+log = logging.getLogger(__name__)
+
+_HEADER_BYTES = 16 << 10
+"""Kept of each data set while it passes; nearly every header up to the series UID fits."""
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one association brought, for the journal."""
+
+    stored: int = 0
+    identical: int = 0
+    different: int = 0
+    refused: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StorageService:
+    """What the handlers of all associations of a worker share."""
+
+    intake: Intake
+    layout: Layout
+    min_free_bytes: int
+    report: Callable[[str, Origin, Tally], None]
+    """Called once for each association that stored or refused something: how it ended, who it was, what it brought."""
+    commitment: Callable[[Origin, bytes, str, Answer, int], None] | None = None
+
+    def has_space(self) -> bool:
+        """Whether the reserve is untouched. An unreadable folder counts as full: nothing could be stored there."""
+        try:
+            return free_bytes(self.layout.incoming) >= self.min_free_bytes
+        except OSError:
+            return False
+
+
+class StorageHandler:
+    """The message handler of one association."""
+
+    def __init__(self, service: StorageService, peer_address: str) -> None:
+        """Prepare; the AE titles come with the request."""
+        self._service = service
+        self._peer_address = peer_address
+        self._origin = Origin("", "", peer_address)
+        self._session: Session | None = None
+        self._answer: Answer | None = None
+        self.tally = Tally()
+
+    def admit(self, request: AssociateRQ) -> AssociateRJ | None:
+        """Refuse everything while the disk is below its reserve: temporary congestion (PS3.8 9.3.4)."""
+        del request
+        return None if self._service.has_space() else pdu.REJECT_CONGESTION
+
+    def begin(self, request: AssociateRQ, answer: Answer) -> None:
+        """Fix the origin of everything that comes on this association."""
+        self._origin = Origin(request.calling_ae_title, request.called_ae_title, self._peer_address)
+        self._session = self._service.intake.session(self._origin)
+        self._answer = answer
+
+    def message(self, context_id: int, context: AcceptedContext, command: CommandSet) -> DataSetSink | None:
+        """Act on a command."""
+        kind = command.command
+        if kind == Command.C_STORE_RQ and command.has_data_set:
+            return StoreSink(self, context_id, context, command)
+        if kind & dimse.RESPONSE or kind == Command.C_CANCEL_RQ:
+            return _Ignored() if command.has_data_set else None
+        if kind == Command.N_ACTION_RQ and command.has_data_set and self._service.commitment:
+            return _Gathered(lambda data: self._commit(context_id, context, command, data))
+        status = dimse.SUCCESS if kind == Command.C_ECHO_RQ else dimse.UNRECOGNIZED_OPERATION
+        if command.has_data_set:
+            return _Gathered(lambda _data: self.answer(context_id, dimse.response_to(command, status)))
+        self.answer(context_id, dimse.response_to(command, status))
+        return None
+
+    def end(self, reason: str) -> None:
+        """Close the session and report."""
+        if self._session:
+            self._session.close()
+        self._service.report(reason, self._origin, self.tally)
+
+    def answer(self, context_id: int, command: bytes) -> None:
+        """Send a response without a data set."""
+        if self._answer:
+            self._answer(context_id, command, b"")
+
+    def open_draft(self) -> Draft | None:
+        """Open a draft; None when the disk does not allow it."""
+        if not self._service.has_space():
+            return None
+        try:
+            return self._service.intake.draft()
+        except OSError as error:
+            log.error("cannot write to the folder of drafts: %s", error.strerror)  # noqa: TRY400
+            return None
+
+    def file_meta(self, context: AcceptedContext, command: CommandSet) -> bytes:
+        """Return what stands before the data set in the file (PS3.10 7.1)."""
+        return part10.encode_file_meta(
+            command.uid(dimse.AFFECTED_SOP_CLASS_UID),
+            command.uid(dimse.AFFECTED_SOP_INSTANCE_UID),
+            context.transfer_syntax,
+            self._origin.calling_ae_title,
+        )
+
+    def place(self, draft: Draft, placing: Placing) -> None:
+        """Publish a draft. Raises `SpoolError` or `OSError`."""
+        if not self._session:
+            raise SpoolError("the association is over")
+        published = self._session.publish(
+            draft,
+            placing.study_instance_uid,
+            placing.series_instance_uid,
+            placing.sop_instance_uid,
+            placing.signature,
+        )
+        tally = self.tally
+        tally.stored += 1
+        tally.stored_bytes += draft.size
+        if published.kind == "identical":
+            tally.identical += 1
+        elif published.kind == "different":
+            tally.different += 1
+            log.warning("instance %s came again with other content; both are kept", placing.sop_instance_uid)
+
+    def keep_broken(self, draft: Draft, reason: str) -> None:
+        """Keep what cannot be placed in `error/`. Raises `OSError` when even that is impossible."""
+        quarantine(self._service.layout, draft.path, self._origin, reason, fsync=self._service.intake.fsync)
+        draft.discard()
+
+    def _commit(self, context_id: int, context: AcceptedContext, command: CommandSet, data: bytes) -> None:
+        service = self._service
+        action_is_known = command.number(dimse.ACTION_TYPE_ID, 0) == 1
+        self.answer(context_id, dimse.response_to(command, dimse.SUCCESS if action_is_known else dimse.NO_SUCH_ACTION))
+        if action_is_known and service.commitment and self._answer:
+            service.commitment(self._origin, data, context.transfer_syntax, self._answer, context_id)
+
+
+class StoreSink:
+    """Takes one instance: bytes to the draft, the first of them also to the header, then the place and the status."""
+
+    __slots__ = ("_command", "_context", "_context_id", "_draft", "_handler", "_head", "_meta", "_offset", "_status")
+
+    def __init__(self, handler: StorageHandler, context_id: int, context: AcceptedContext, command: CommandSet) -> None:
+        """Open the draft. Without one, the bytes are read and dropped and the status says why."""
+        self._handler = handler
+        self._context_id = context_id
+        self._context = context
+        self._command = command
+        self._head = b""
+        self._status = dimse.SUCCESS
+        self._draft = handler.open_draft()
+        self._meta = b""
+        self._offset = 0
+        if self._draft:
+            self._meta = handler.file_meta(context, command)
+            self._offset = len(self._meta)
+        else:
+            self._status = dimse.OUT_OF_RESOURCES
+
+    def write(self, chunks: Sequence[memoryview]) -> None:
+        """Write to the draft; a full disk ends the draft, not the association."""
+        draft = self._draft
+        if draft is None:
+            return
+        if len(self._head) < _HEADER_BYTES:
+            for chunk in chunks:
+                self._head += chunk[: _HEADER_BYTES - len(self._head)]
+        try:
+            draft.write([self._meta, *chunks] if self._meta else chunks)
+            self._meta = b""
+        except OSError as error:
+            self._refuse(error)
+
+    def finish(self) -> None:
+        """Place the instance and answer."""
+        if self._draft:
+            try:
+                self._place(self._draft)
+            except OSError as error:
+                self._refuse(error)
+        if self._status != dimse.SUCCESS:
+            self._handler.tally.refused += 1
+        self._handler.answer(self._context_id, dimse.response_to(self._command, self._status))
+
+    def abandon(self) -> None:
+        """Remove the draft: it was never acknowledged."""
+        if self._draft:
+            self._draft.discard()
+
+    def _place(self, draft: Draft) -> None:
+        try:
+            placing = self._read_placing(draft)
+            if placing.sop_instance_uid != self._command.uid(dimse.AFFECTED_SOP_INSTANCE_UID):
+                self._status = dimse.DATA_SET_MISMATCH
+                raise SpoolError("SOPInstanceUID of the data set is not that of the C-STORE request")
+            self._handler.place(draft, placing)
+        except MercureError as error:
+            self._status = self._status or dimse.CANNOT_UNDERSTAND
+            self._handler.keep_broken(draft, str(error))
+        self._draft = None
+
+    def _read_placing(self, draft: Draft) -> Placing:
+        head = self._head
+        while True:
+            try:
+                return read_placing(head, self._context.transfer_syntax)
+            except Incomplete as incomplete:
+                available = draft.size - self._offset
+                if len(head) >= min(available, MAXIMUM_HEADER_BYTES):
+                    raise HeaderError("the data set ends before its SeriesInstanceUID") from None
+                wanted = max(incomplete.needed, len(head) * 4)
+                head = draft.read(min(wanted, available, MAXIMUM_HEADER_BYTES), self._offset)
+
+    def _refuse(self, error: OSError) -> None:
+        full = error.errno in _DISK_IS_FULL
+        log.error("instance not stored: %s", os.strerror(error.errno or 0))
+        self._status = dimse.OUT_OF_RESOURCES if full else dimse.PROCESSING_FAILURE
+        if self._draft:
+            self._draft.discard()
+            self._draft = None
+
+
+class _Ignored:
+    """Reads a data set past."""
+
+    def write(self, chunks: Sequence[memoryview]) -> None:
+        """Drop."""
+
+    def finish(self) -> None:
+        """Nothing to say."""
+
+    def abandon(self) -> None:
+        """Nothing to undo."""
+
+
+class _Gathered:
+    """Gathers a small data set."""
+
+    _MAXIMUM_BYTES = 16 << 20
+
+    def __init__(self, act: Callable[[bytes], None]) -> None:
+        self._act = act
+        self._data = bytearray()
+
+    def write(self, chunks: Sequence[memoryview]) -> None:
+        """Gather, up to a limit that no storage commitment request comes near."""
+        for chunk in chunks:
+            if len(self._data) + len(chunk) > self._MAXIMUM_BYTES:
+                raise pdu.ProtocolError("data set of this command is too long", pdu.INVALID_PARAMETER)
+            self._data += chunk
+
+    def finish(self) -> None:
+        """Act on the whole."""
+        self._act(bytes(self._data))
+
+    def abandon(self) -> None:
+        """Drop."""
+        self._data.clear()

@@ -1,0 +1,91 @@
+"""One TCP connection that speaks DICOM: socket options, reading with deadlines, writing, orderly ends."""
+
+import contextlib
+import errno
+import socket
+import ssl
+import struct
+import time
+
+_TICK_SECONDS = 1.0
+"""How often a blocked read looks at its deadline. Deadlines are tens of seconds; this costs one wake-up a second."""
+
+_LINGER_SECONDS = 2.0
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+_TIMED_OUT = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
+
+
+class ConnectionEndedError(ConnectionError):
+    """The peer closed or reset the connection."""
+
+
+class Wire:
+    """A connected socket. `close` may be called from any thread and ends a blocking read."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Set the options that cure the 40 ms stall of Nagle's algorithm against delayed acknowledgements.
+
+        `TCP_NODELAY` sends our small PDUs at once. `TCP_QUICKACK`, renewed before each read because the kernel forgets
+        it, acknowledges at once, so that a sender with Nagle's algorithm goes on.
+        """
+        self._socket = connection
+        self._is_plain = not isinstance(connection, ssl.SSLSocket)
+        self._quickack = self._is_plain and _QUICKACK is not None
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._is_plain:
+            # A time-out of the kernel needs no poll() before each read, as the one of the socket module does.
+            connection.settimeout(None)
+            tick = struct.pack("ll", int(_TICK_SECONDS), 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        else:
+            connection.settimeout(_TICK_SECONDS)
+
+    def read_into(self, buffer: memoryview, timeout_seconds: float) -> int:
+        """Read what is there, at least one byte. Raises `TimeoutError`, `ConnectionEndedError` or `OSError`."""
+        deadline = 0.0
+        while True:
+            if self._quickack:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # type: ignore[arg-type]
+            try:
+                count = self._socket.recv_into(buffer)
+            except _TIMED_OUT:
+                now = time.monotonic()
+                deadline = deadline or now + timeout_seconds - _TICK_SECONDS
+                if now >= deadline:
+                    raise TimeoutError(f"nothing received for {timeout_seconds:g} s") from None
+                continue
+            except (ConnectionResetError, ssl.SSLError) as error:
+                raise ConnectionEndedError(str(error)) from error
+            if not count:
+                raise ConnectionEndedError("the peer closed the connection")
+            return count
+
+    def write(self, data: bytes) -> None:
+        """Send everything. Raises `ConnectionEndedError` when the peer is gone."""
+        try:
+            self._socket.sendall(data)
+        except _TIMED_OUT:
+            raise ConnectionEndedError("the peer does not take our answer") from None
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError) as error:
+            raise ConnectionEndedError(str(error)) from error
+
+    def finish(self) -> None:
+        """Close so that the peer still gets what was written last: wait a moment for its end (ARTIM, PS3.8 9.1.5)."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(_LINGER_SECONDS)
+            deadline = time.monotonic() + _LINGER_SECONDS
+            while self._socket.recv(1 << 16) and time.monotonic() < deadline:
+                pass
+        self.close()
+
+    def close(self) -> None:
+        """End the connection now; a thread that is blocked in a read of it gets its end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._socket.close()
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOTCONN, errno.ECONNRESET):
+                raise

@@ -1,0 +1,88 @@
+"""Writing so that it is still there after a crash or a power cut."""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+
+def fsync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, *, fsync: bool = True) -> None:
+    """Replace a file atomically: a reader sees the old content or the new, whole. Durable when it returns.
+
+    Only one writer at a time may write the same path (jobs are claimed, plans have one router).
+    """
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+    try:
+        write_all(descriptor, data)
+        if fsync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(draft, path)
+    if fsync:
+        fsync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write everything; `os.write` may stop early on a nearly full disk."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Move a folder; across file systems by copy, fsync and rename at the far side, then removal of the source.
+
+    The target must not exist. When this is interrupted, either the source is whole or the target is; both may be there.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy_folder(source, target)
+        shutil.rmtree(source)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder durably; it appears under its name only when it is whole."""
+    draft = target.with_name(f".{target.name.lstrip('.')}.copy")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(source, draft, symlinks=True)
+    for folder, _, names in os.walk(draft):
+        for name in names:
+            _fsync_file(os.path.join(folder, name))
+        fsync_folder(folder)
+    os.rename(draft, target)
+    fsync_folder(target.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system has no hard links, or not here, make a durable copy."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        shutil.copyfile(source, target)
+        _fsync_file(target)
+
+
+def _fsync_file(path: str | os.PathLike[str]) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        with contextlib.suppress(OSError):  # links and special files have nothing to make durable
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,155 @@
+"""Names in the data folder. Nothing that came over the network becomes a path without passing here."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.tags import is_valid_uid
+
+RECEPTION_FILE = "reception.json"
+TASK_FILE = "task.json"
+PLAN_FILE = "plan.json"
+LEDGER_FILE = "ledger.jsonl"
+ERROR_LOG = "error.log"
+RECEIVED = "received"
+RESULTS = "results"
+LOCK_FILE = ".lock"
+HOLD_FILE = "HALT"
+CANCEL_FILE = ".cancel"
+KIND_PREFIX = ".kind-"
+OPEN_FILE = ".open"
+RELEASED_FOLDER = ".released"
+DRAFTS_FOLDER = ".new"
+SEALED_FOLDER = ".sealed"
+JOURNAL_FOLDER = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who sent an instance, and to whom: calling and called AE title, and the address of the peer (never its name)."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    peer_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of the data folder. They may lie on different file systems."""
+
+    incoming: Path
+    studies: Path
+    processing: Path
+    outgoing: Path
+    success: Path
+    error: Path
+    discard: Path
+    jobs: Path
+
+    @classmethod
+    def under(cls, data_folder: Path) -> "Layout":
+        """Return the layout with the standard names below one folder."""
+        names = ("incoming", "studies", "processing", "outgoing", "success", "error", "discard", "jobs")
+        return cls(*(data_folder / name for name in names))
+
+    @property
+    def drafts(self) -> Path:
+        """Instances while they are being received, one folder for each receiver worker."""
+        return self.incoming / DRAFTS_FOLDER
+
+    @property
+    def sealed(self) -> Path:
+        """Receptions that a router has taken and whose jobs are not all made."""
+        return self.incoming / SEALED_FOLDER
+
+    @property
+    def released(self) -> Path:
+        """One empty file for each reception whose associations may all be released; a hint, no more."""
+        return self.incoming / RELEASED_FOLDER
+
+    @property
+    def journal(self) -> Path:
+        """The journal of events."""
+        return self.jobs / JOURNAL_FOLDER
+
+    def stage(self, stage: Stage) -> Path:
+        """Return the folder of a stage."""
+        folder: Path = getattr(self, stage.value)
+        return folder
+
+    def folders(self) -> dict[str, Path]:
+        """Return every folder that must exist, by name."""
+        names = ("incoming", "studies", "processing", "outgoing", "success", "error", "discard", "jobs")
+        return {name: getattr(self, name) for name in names}
+
+    def create(self) -> None:
+        """Make what is missing. Raises `SpoolError` naming the folder that cannot be made."""
+        for path in (*self.folders().values(), self.drafts, self.sealed, self.released, self.journal):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SpoolError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def reception_name(study_uid: str, series_uid: str, origin: Origin) -> str:
+    """Return the folder name of a reception: the series, and a mark for who sends it to whom.
+
+    The same series from another sender, to another called AE title or under another study is another reception.
+    Raises `SpoolError` when a UID is no UID.
+    """
+    check_uid(study_uid, "StudyInstanceUID")
+    check_uid(series_uid, "SeriesInstanceUID")
+    mark = "\0".join((study_uid, origin.calling_ae_title, origin.called_ae_title, origin.peer_address))
+    return f"{series_uid}#{hashlib.blake2s(mark.encode(), digest_size=5).hexdigest()}"
+
+
+def instance_name(series_uid: str, sop_instance_uid: str, copy: int = 1) -> str:
+    """Return the file name of an instance; copies that differ from the first one carry their number."""
+    suffix = f"#{copy}" if copy > 1 else ""
+    return f"{series_uid}#{sop_instance_uid}{suffix}.dcm"
+
+
+def sop_instance_uid_of(file_name: str) -> str:
+    """Return the SOP Instance UID that a file name carries, or "" when it carries none."""
+    parts = file_name.removesuffix(".dcm").split("#")
+    return parts[1] if len(parts) > 1 and is_valid_uid(parts[1]) else ""
+
+
+def check_uid(uid: str, name: str) -> None:
+    """Raise `SpoolError` when the text is no UID. The text itself is not repeated: it may be anything."""
+    if not is_valid_uid(uid):
+        raise SpoolError(f"{name} is missing" if not uid else f"{name} is not a valid UID")
+
+
+def draft_name(number: int, size_bytes: int, origin: Origin) -> str:
+    """Return the name of a draft that is complete: with it alone a recovery can finish what was acknowledged."""
+    return "#".join(
+        (
+            str(number),
+            str(size_bytes),
+            quote(origin.calling_ae_title, safe=""),
+            quote(origin.called_ae_title, safe=""),
+            quote(origin.peer_address, safe="") + ".dcm",
+        )
+    )
+
+
+def parse_draft_name(name: str) -> tuple[int, Origin] | None:
+    """Return size in bytes and origin of a complete draft; None for anything else."""
+    parts = name.removesuffix(".dcm").split("#")
+    if len(parts) != 5 or not name.endswith(".dcm") or not parts[1].isdigit():
+        return None
+    return int(parts[1]), Origin(unquote(parts[2]), unquote(parts[3]), unquote(parts[4]))
+
+
+def check_job_id(job_id: str) -> str:
+    """Return a job id that is safe as a folder name. Raises `SpoolError` otherwise."""
+    if not job_id or len(job_id) > 100 or job_id[0] == "." or not all(c.isalnum() or c in "-_." for c in job_id):
+        raise SpoolError("not a job id")
+    if os.sep in job_id or not job_id.isascii():
+        raise SpoolError("not a job id")
+    return job_id
