@@ -147,12 +147,16 @@ def top_level_keys() -> list[str]:
 
 @dataclass
 class Translation:
-    """A flat file in our form, with the way back. `failures` holds our path and a message; a path names its entry."""
+    """A flat file in our form, with the way back.
+
+    `failures` holds paths in our form and messages; `left_over` the unknown keys of entries, by the path of the entry.
+    """
 
     nested: dict[str, Any] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     failures: list[tuple[JsonPath, str]] = field(default_factory=list)
     origins: dict[JsonPath, JsonPath] = field(default_factory=dict)
+    left_over: dict[JsonPath, dict[str, Any]] = field(default_factory=dict)
 
     def put(self, ours: Place, theirs: JsonPath, value: Any) -> None:
         """Set one value and remember where it came from."""
@@ -192,12 +196,11 @@ def translate(flat: dict[str, Any]) -> Translation:
 def _put_value(made: Translation, name: str, ours: Place, value: Any) -> None:
     if name == "retention":
         value = _days(value)
-        made.changes.append(f"retention (seconds) becomes {path_text(ours)} (days): {value}")
-    elif value is None and name == "bookkeeper_api_key":
-        pass
+        made.changes.append(f"retention (seconds) becomes {path_text(ours)} (days)")
     else:
         made.changes.append(f"{name} becomes {path_text(ours)}")
-    made.put(ours, (name,), "" if name == "influxdb_host" and value is None else value)
+    is_empty_secret = name == "influxdb_token" and value == ""
+    made.put(ours, (name,), None if is_empty_secret else value)
 
 
 def _days(seconds: Any) -> Any:
@@ -271,6 +274,7 @@ def _renamed(
         if key not in known:
             made.origins[*ours, key] = (*theirs, key)
             made.failures.append(((*ours, key), unknown_key(key, known)))
+            made.left_over.setdefault(ours, {})[key] = value
             continue
         renamed = names.get(key, key)
         result[renamed] = value

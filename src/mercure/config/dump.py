@@ -1,0 +1,29 @@
+"""From checked values back to JSON: to be shown, with secrets hidden, or to be stored."""
+
+from typing import Any
+
+from mercure.config.schema import Config
+from mercure.config.secrets import MASK
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Return every key with its value, defaults too. References to secrets stand as they are, secrets as a mask."""
+    return config.model_dump(mode="json", context={"secrets": "reference"})
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return what a file must say to give this configuration: no defaults. Holds secrets that were given as text."""
+    return config.model_dump(mode="json", context={"secrets": "plain"}, exclude_defaults=True)
+
+
+def with_secrets(edited: Any, config: Config) -> Any:
+    """Return an edited dump in which each mask that hides a secret of this configuration is that secret again."""
+    return _unmasked(edited, dump(config), config.model_dump(mode="json", context={"secrets": "plain"}))
+
+
+def _unmasked(edited: Any, shown: Any, stored: Any) -> Any:
+    if edited == MASK and shown == MASK:
+        return stored
+    if isinstance(edited, dict) and isinstance(shown, dict):
+        return {name: _unmasked(item, shown.get(name), stored.get(name)) for name, item in edited.items()}
+    return edited
