@@ -1,75 +1,26 @@
-"""One association that we request: connection, negotiation, messages, release and abort (PS3.8 section 7 and 9).
-
-Blocking sockets, one thread at a time; only `close` may be called from another thread, to break a call that blocks.
-Nagle's algorithm is off, and delayed acknowledgement is switched off around each read: either one would cost 40 ms
-per instance with peers that have Nagle's algorithm on.
-"""
+"""One association that we request: negotiation, messages, release and abort (PS3.8 sections 7 and 9)."""
 
 import contextlib
-import select
-import socket
-import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mercure.core.errors import TransientError
 from mercure.dicom import dimse, pdu
+from mercure.dicom.connection import Connection
 from mercure.dicom.dimse import CommandSet
 from mercure.dicom.framing import ControlPDU, Fragment, Framer
 from mercure.dicom.pdu import ProposedContext, ProtocolError, Role
+from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError
 from mercure.dicom.send_buffer import encode_pdata, usable_pdu_bytes
 
-_RECEIVE_BYTES = 1 << 16
 _MAXIMUM_REPLY_BYTES = 1 << 20
 _RELEASE_TIMEOUT_SECONDS = 5.0
+_ABORT_TIMEOUT_SECONDS = 0.1
 _NO_ROLES: Mapping[str, Role] = MappingProxyType({})
-
-
-class UnreachableError(TransientError):
-    """No connection could be made."""
-
-    code = "unreachable"
-
-
-class RejectedError(TransientError):
-    """The peer rejected the association. Transient, because a wrong AE title is mended at the other end."""
-
-    code = "association_rejected"
-
-
-class BrokenError(TransientError):
-    """The association ended before its work was done: aborted, closed, reset or released by the peer."""
-
-    code = "association_broken"
-
-
-class NoAnswerError(TransientError):
-    """The peer took the connection or the message, and did not answer in time."""
-
-    code = "no_answer"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Whom to call, and as whom. `host` is a name or an IPv4 or IPv6 address."""
-
-    host: str
-    port: int
-    called_ae_title: str
-    calling_ae_title: str = "MERCURE"
-    tls: ssl.SSLContext | None = None
-    connect_timeout_seconds: float = 10.0
-    response_timeout_seconds: float = 60.0
-    maximum_pdu_bytes: int = 1 << 17
-
-    def __str__(self) -> str:
-        """Name the peer in messages."""
-        return f"{self.called_ae_title} at {self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,82 +33,68 @@ class Reply:
 
 
 class Association:
-    """An association as its requestor. Not opened by construction, so that `close` works while it connects."""
+    """An association as its requestor, used by one thread; `close` may be called from any.
+
+    After `open`, `accepted` maps ids of presentation contexts to transfer syntaxes, `roles` has what the peer answered
+    to proposed roles, and `pdu_bytes` is the length of the P-DATA-TFs to send. Whatever any method raises, the
+    connection is closed then.
+    """
 
     def __init__(self, peer: Peer) -> None:
-        """Remember whom to call."""
+        """Prepare; nothing is connected yet, so that `close` works while it connects."""
         self.peer = peer
         self.pdu_bytes = 0
         self.accepted: Mapping[int, str] = {}
-        self._socket: socket.socket | None = None
-        self._closing = threading.Lock()
-        self._closed = False
+        self.roles: Mapping[str, Role] = _NO_ROLES
+        self._connection = Connection(peer)
         self._framer = Framer(peer.maximum_pdu_bytes)
-        self._buffer = bytearray(_RECEIVE_BYTES)
         self._events: deque[ControlPDU | Fragment] = deque()
         self._message_id = 0
 
     def open(self, contexts: Sequence[ProposedContext], roles: Mapping[str, Role] = _NO_ROLES) -> None:
-        """Connect and negotiate. `accepted` then maps context ids to transfer syntaxes; it may be empty.
+        """Connect and negotiate. It may be that no context is accepted.
 
-        Raises `UnreachableError`, `RejectedError`, `NoAnswerError`, `BrokenError` or `ProtocolError`; whatever it
-        raises, the connection is closed.
+        Raises `UnreachableError`, `RejectedError`, `NoAnswerError`, `BrokenError` or `ProtocolError`.
         """
         try:
-            self._connect()
+            self._connection.connect()
             self._negotiate(contexts, roles)
         except BaseException:
-            self.close()
-            self._drop()
+            self.abort()
             raise
 
     @property
     def is_open(self) -> bool:
-        """Whether it has been opened and not been closed by this side."""
-        return self._socket is not None and not self._closed
+        """Whether it was opened and this side has not ended it."""
+        return self._connection.is_open
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the connection stands and nothing unasked has come: a peer that ended it cannot be used again."""
-        if self._socket is None or self._closed:
-            return False
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        """Whether it can be used again: the connection stands, and nothing unasked has come."""
+        return not self._events and self._connection.is_quiet
 
     def next_message_id(self) -> int:
         """Return an id that no other message in flight has (PS3.7 9.1.1.1)."""
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
+    def send(self, pdus: memoryview) -> None:
+        """Send bytes that are whole PDUs. Raises `NoAnswerError` or `BrokenError`."""
+        self._connection.send(pdus)
+
     def send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
         """Send a command set and, if there is one, a small data set."""
         pdus = encode_pdata(command, context_id, pdu.COMMAND, self.pdu_bytes)
         if data_set:
             pdus += encode_pdata(data_set, context_id, 0, self.pdu_bytes)
-        self.send(memoryview(pdus))
+        self._connection.send(memoryview(pdus))
 
-    def send(self, data: memoryview) -> None:
-        """Send bytes of PDUs. Raises `NoAnswerError` when the peer takes nothing for as long as its time-out."""
-        connection = self._connection()
-        try:
-            while data:
-                data = data[connection.send(data) :]
-        except TimeoutError:
-            self._drop()
-            raise NoAnswerError(f"{self.peer} takes no data") from None
-        except OSError as error:
-            self._drop()
-            raise BrokenError(f"connection to {self.peer} broke: {_reason(error)}") from None
-
-    def acknowledge_at_once(self) -> None:
-        """Have the kernel acknowledge at once what arrives. It forgets this after a while: tell it again and again."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    def expect_reply(self) -> None:
+        """Say that a reply is on its way, before doing something else than waiting for it."""
+        self._connection.acknowledge_at_once()
 
     def receive_reply(self, context_id: int, request: int, message_id: int) -> Reply:
-        """Wait for the response to a message. Raises `ProtocolError` (after A-ABORT) when something else comes."""
+        """Wait for the response to a message, which has a status. Raises `ProtocolError` when something else comes."""
         try:
             reply = self._receive_message()
             _check_response(reply, context_id, request, message_id)
@@ -168,101 +105,52 @@ class Association:
 
     def release(self) -> None:
         """End the association in an orderly way; a peer that does not play its part is left. Does not raise."""
-        try:
-            self._connection().settimeout(min(_RELEASE_TIMEOUT_SECONDS, self.peer.response_timeout_seconds))
-            self.send(memoryview(pdu.RELEASE_RQ))
+        with contextlib.suppress(TransientError):
+            self._connection.limit(min(_RELEASE_TIMEOUT_SECONDS, self.peer.response_timeout_seconds))
+            self._connection.send(memoryview(pdu.RELEASE_RQ))
             self._receive_control()
-        except (TransientError, OSError):
-            pass
-        finally:
-            self._drop()
+        self._connection.drop()
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
-        """Send A-ABORT (PS3.8 9.3.8) and close. Does not wait, does not raise."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.settimeout(0.1)
-                self._socket.send(pdu.encode_abort(source, reason))
-        self._drop()
+        """Send A-ABORT (PS3.8 9.3.8) if it can be sent, and close. Does not wait, does not raise."""
+        if self._connection.is_open:
+            with contextlib.suppress(TransientError):
+                self._connection.limit(_ABORT_TIMEOUT_SECONDS)
+                self._connection.send(memoryview(pdu.encode_abort(source, reason)))
+        self._connection.drop()
 
     def close(self) -> None:
         """End the connection at once, from any thread. A call that blocks in another thread raises `BrokenError`."""
-        with self._closing:
-            self._closed = True
-            if self._socket is not None:
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-    def _drop(self) -> None:
-        with self._closing:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-
-    def _connection(self) -> socket.socket:
-        if self._socket is None or self._closed:
-            raise BrokenError(f"association with {self.peer} is closed")
-        return self._socket
-
-    def _connect(self) -> None:
-        peer = self.peer
-        try:
-            addresses = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise UnreachableError(f"host name of {peer} cannot be resolved: {error}") from None
-        failure = "no address"
-        for family, kind, protocol, _, address in addresses:
-            try:
-                self._connect_to(socket.socket(family, kind, protocol), address)
-            except OSError as error:
-                failure = _reason(error)
-                self._drop()
-            else:
-                return
-        raise UnreachableError(f"no connection to {peer}: {failure}")
-
-    def _connect_to(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
-        with self._closing:
-            self._socket = connection
-        self._connection().settimeout(self.peer.connect_timeout_seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.connect(address)
-        if self.peer.tls is not None:
-            wrapped = self.peer.tls.wrap_socket(
-                connection, server_hostname=self.peer.host, do_handshake_on_connect=False
-            )
-            with self._closing:
-                self._socket = wrapped
-            wrapped.do_handshake()
-        self._connection().settimeout(self.peer.response_timeout_seconds)
+        self._connection.interrupt()
 
     def _negotiate(self, contexts: Sequence[ProposedContext], roles: Mapping[str, Role]) -> None:
         peer = self.peer
         request = pdu.AssociateRQ(
             peer.called_ae_title, peer.calling_ae_title, tuple(contexts), peer.maximum_pdu_bytes, roles=roles
         )
-        self.send(memoryview(request.encode()))
+        self._connection.send(memoryview(request.encode()))
         try:
             accept = _accept_in(self._receive_control(), peer)
             self.pdu_bytes = usable_pdu_bytes(accept.maximum_length)
-            self.accepted = _accepted(contexts, accept)
         except ProtocolError as error:
             self.abort(2, error.reason)
             raise
+        self.accepted = _accepted(contexts, accept)
+        self.roles = accept.roles
 
     def _receive_message(self) -> Reply:
-        context_id, data = self._gather(pdu.COMMAND, dimse.MAXIMUM_COMMAND_BYTES)
+        deadline = time.monotonic() + self.peer.response_timeout_seconds
+        context_id, data = self._gather(pdu.COMMAND, dimse.MAXIMUM_COMMAND_BYTES, deadline)
         command = dimse.decode(data)
         data_set = b""
         if command.has_data_set:
-            data_context, data_set = self._gather(0, _MAXIMUM_REPLY_BYTES)
+            data_context, data_set = self._gather(0, _MAXIMUM_REPLY_BYTES, deadline)
             if data_context != context_id:
                 raise ProtocolError("command and data set have different contexts", pdu.INVALID_PARAMETER)
         return Reply(context_id, command, data_set)
 
-    def _gather(self, kind: int, limit: int) -> tuple[int, bytes]:
+    def _gather(self, kind: int, limit: int, deadline: float) -> tuple[int, bytes]:
         """Return context id and bytes of the next command set or data set."""
-        deadline = time.monotonic() + self.peer.response_timeout_seconds
         data = b""
         while True:
             event = self._next_event(deadline)
@@ -278,8 +166,7 @@ class Association:
                 return context_id, data
 
     def _receive_control(self) -> ControlPDU:
-        deadline = time.monotonic() + self.peer.response_timeout_seconds
-        event = self._next_event(deadline)
+        event = self._next_event(time.monotonic() + self.peer.response_timeout_seconds)
         if not isinstance(event, ControlPDU):
             raise ProtocolError("data came where none is allowed", pdu.UNEXPECTED_PDU)
         if event.kind == pdu.PDUType.ABORT:
@@ -287,38 +174,27 @@ class Association:
         return event
 
     def _next_event(self, deadline: float) -> ControlPDU | Fragment:
+        """Return the next event; each read has its time-out, and a peer that sends drop by drop meets the deadline."""
         while not self._events:
             if time.monotonic() > deadline:
-                self._drop()
+                self.abort()
                 raise NoAnswerError(f"{self.peer} does not complete its answer")
-            self._events.extend(self._framer.feed(self._receive()))
+            try:
+                self._events.extend(self._framer.feed(self._connection.receive()))
+            except NoAnswerError:
+                self.abort()
+                raise
         return self._events.popleft()
-
-    def _receive(self) -> memoryview:
-        connection = self._connection()
-        try:
-            count = connection.recv_into(self._buffer)
-        except TimeoutError:
-            self.abort()
-            raise NoAnswerError(f"{self.peer} does not answer") from None
-        except OSError as error:
-            self._drop()
-            raise BrokenError(f"connection to {self.peer} broke: {_reason(error)}") from None
-        if not count:
-            self._drop()
-            raise BrokenError(f"{self.peer} closed the connection")
-        self.acknowledge_at_once()
-        return memoryview(self._buffer)[:count]
 
     def _ended_by(self, event: ControlPDU) -> NoReturn:
         """Raise for a PDU that ends the association, or that has no place here."""
         if event.kind == pdu.PDUType.ABORT:
-            self._drop()
-            source, reason = (event.body[2], event.body[3]) if len(event.body) >= 4 else (0, 0)
+            self._connection.drop()
+            source, reason = pdu.decode_abort(event.body)
             raise BrokenError(f"{self.peer} aborted the association (source {source}, reason {reason})")
         if event.kind == pdu.PDUType.RELEASE_RQ:
-            self.send(memoryview(pdu.RELEASE_RP))
-            self._drop()
+            self._connection.send(memoryview(pdu.RELEASE_RP))
+            self._connection.drop()
             raise BrokenError(f"{self.peer} released the association")
         raise ProtocolError(f"PDU {event.kind} has no place here", pdu.UNEXPECTED_PDU)
 
@@ -366,11 +242,3 @@ def _rejection(rejection: pdu.AssociateRJ) -> str:
     reason = _REJECTIONS.get((rejection.source, rejection.reason), "no reason given")
     kind = "for now" if rejection.is_transient else "permanently"
     return f"{reason} ({kind}; source {rejection.source}, reason {rejection.reason})"
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
-    return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The services that we request of other applications: C-STORE, C-ECHO, and N-EVENT-REPORT of storage commitment.
+"""C-STORE as the sending side (PS3.4 Annex B, PS3.7 9.1.1).
 
 `store_all` is the hot path: while the peer works on one instance, the next is read from its file, and the result of the
 one before is handed out, so that writing the ledger costs the wire nothing.
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from mercure.dicom import dimse, uids
-from mercure.dicom.association_scu import Association, Peer
+from mercure.dicom.association_scu import Association
 from mercure.dicom.pdu import ProposedContext
+from mercure.dicom.peer import Peer
 from mercure.dicom.send_buffer import SendBuffer
 
 MOST_CONTEXTS = 128
@@ -190,7 +191,7 @@ class StoreAssociation:
                 loaded.sent += min(left, buffer.capacity)
         finally:
             _close(loaded)
-        self.association.acknowledge_at_once()
+        self.association.expect_reply()
 
     def _status_of(self, loaded: _Loaded) -> int:
         context_id = loaded.outgoing.context_id
