@@ -145,6 +145,22 @@ def top_level_keys() -> list[str]:
     return [*_TOP, *_GROUPS, *_ENTRIES]
 
 
+def places() -> dict[str, str]:
+    """Return every key of the flat form, and where it stands in ours."""
+    found = {name: ".".join(place) for name, place in _TOP.items()}
+    for group, members in _GROUPS.items():
+        found |= {f"{group}.{name}": ".".join(place) for name, place in members.items()}
+    target_keys = dict.fromkeys((*_EVERY_TARGET, *(name for keys in _TARGET_KEYS.values() for name in keys)))
+    for prefix, keys, names in (
+        ("targets.<name>", target_keys, _TARGET_NAMES),
+        ("rules.<name>", _RULE_KEYS, _RULE_NAMES),
+        ("modules.<name>", _MODULE_KEYS, {}),
+    ):
+        ours = prefix.replace("rules.<name>", "rules[]")
+        found |= {f"{prefix}.{name}": f"{ours}.{names.get(name, name)}" for name in keys}
+    return found
+
+
 @dataclass
 class Translation:
     """A flat file in our form, with the way back.

@@ -54,13 +54,13 @@ class DicomBase(TargetBase):
 class DicomTarget(DicomBase):
     """A DICOM node."""
 
-    target_type: Literal["dicom"] = Field(description="dicom")
+    target_type: Literal["dicom"] = Field(description="Tells the kind.")
 
 
 class DicomTlsTarget(DicomBase):
     """A DICOM node over TLS, with our own certificate."""
 
-    target_type: Literal["dicomtls"] = Field(description="dicomtls")
+    target_type: Literal["dicomtls"] = Field(description="Tells the kind.")
     tls_key: FilePath = Field(description="Our private key (PEM).")
     tls_cert: FilePath = Field(description="Our certificate (PEM).")
     ca_cert: FilePath = Field(description="Authorities (PEM) that sign the certificate of the node.")
@@ -69,7 +69,7 @@ class DicomTlsTarget(DicomBase):
 class FolderTarget(TargetBase):
     """A folder of this machine."""
 
-    target_type: Literal["folder"] = Field(description="folder")
+    target_type: Literal["folder"] = Field(description="Tells the kind.")
     folder: Folder = Field(description="The folder; each job becomes a folder in it.")
     exclude: Globs = key((), "Patterns of file names that are not copied, as a list or separated by commas.")
 
@@ -77,7 +77,7 @@ class FolderTarget(TargetBase):
 class DummyTarget(TargetBase):
     """Delivers nothing. Only with features.dummy_target."""
 
-    target_type: Literal["dummy"] = Field(description="dummy")
+    target_type: Literal["dummy"] = Field(description="Tells the kind.")
 
 
 class DicomWebTarget(TargetBase):
@@ -85,7 +85,7 @@ class DicomWebTarget(TargetBase):
 
     usable: ClassVar[bool] = False
 
-    target_type: Literal["dicomweb"] = Field(description="dicomweb")
+    target_type: Literal["dicomweb"] = Field(description="Tells the kind.")
     url: str = Field(description="Base URL: http, https, or file for a folder.", pattern=r"^(https?://\S+|file:///.*)$")
     qido_url_prefix: str | None = key(None, "Prefix of queries.")
     wado_url_prefix: str | None = key(None, "Prefix of retrievals.")
@@ -110,13 +110,13 @@ class RemoteFolderBase(TargetBase):
 class SftpTarget(RemoteFolderBase):
     """A folder reached by SFTP."""
 
-    target_type: Literal["sftp"] = Field(description="sftp")
+    target_type: Literal["sftp"] = Field(description="Tells the kind.")
 
 
 class RsyncTarget(RemoteFolderBase):
     """A folder reached by rsync."""
 
-    target_type: Literal["rsync"] = Field(description="rsync")
+    target_type: Literal["rsync"] = Field(description="Tells the kind.")
     run_on_complete: bool = key(False, "Run mercure_complete.sh of the folder after each job.")
 
 
@@ -125,7 +125,7 @@ class XnatTarget(TargetBase):
 
     usable: ClassVar[bool] = False
 
-    target_type: Literal["xnat"] = Field(description="xnat")
+    target_type: Literal["xnat"] = Field(description="Tells the kind.")
     project_id: str = Field(description="Id of the project.", min_length=1)
     host: str = Field(description="URL of the server.", pattern=r"^https?://\S+$")
     user: str = Field(description="User in XNAT.", min_length=1)
@@ -137,7 +137,7 @@ class S3Target(TargetBase):
 
     usable: ClassVar[bool] = False
 
-    target_type: Literal["s3"] = Field(description="s3")
+    target_type: Literal["s3"] = Field(description="Tells the kind.")
     region: str = Field(description="Region.", min_length=1)
     bucket: str = Field(description="Bucket.", min_length=1)
     prefix: str = Field(description="Start of the names of objects.")
@@ -150,7 +150,7 @@ class ProcessingTarget(TargetBase):
 
     usable: ClassVar[bool] = False
 
-    target_type: Literal["processing"] = key("processing", "May be left out.")
+    target_type: Literal["processing"] = key("processing", "May be left out where processing_module is given.")
     processing_module: Names = Field(description="Module, or chain of modules in order.", min_length=1)
     settings: JsonObject = key({}, "Settings of the module.")
 
