@@ -92,6 +92,8 @@ class Job:
     """When the reception was sealed; with `created_at` and the deliveries the timeline of the job."""
     settled_at: datetime | None = None
     """When the job came to its final stage."""
+    done: tuple[str, ...] = ()
+    """What earlier plans of the same series have made into jobs already (see `core.plan`)."""
     appliance: str = ""
     server: str = ""
 
@@ -141,6 +143,7 @@ def to_json(job: Job, *, version: str = "") -> dict[str, Json]:
             "settled_at": job.settled_at.isoformat() if job.settled_at else None,
             "instances": list(job.instances),
             "reason": job.reason,
+            "done": list(job.done),
         },
     }
 
@@ -191,6 +194,7 @@ def from_json(data: Json) -> Job:
             study=data.get("study") or {},
             complete_at=_time(ours.get("complete_at")),
             settled_at=_time(ours.get("settled_at")),
+            done=tuple(_strings(ours.get("done") or [], "done")),
             appliance=str(info.get("mercure_appliance") or ""),
             server=str(info.get("mercure_server") or ""),
         )

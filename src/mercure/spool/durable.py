@@ -16,9 +16,11 @@ def fsync_folder(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes, *, fsync: bool = True) -> None:
+def write_durably(path: Path, data: bytes, *, fsync: bool = True, fsync_name: bool = True) -> None:
     """Replace a file atomically: a reader sees the old content or the new, whole. Durable when it returns.
 
+    Without `fsync_name` the content is durable before it gets its name, but the name itself only with the next commit
+    of the file system: enough where the steps that follow are names too, since names become durable in their order.
     Only one writer at a time may write the same path (jobs are claimed, plans have one router).
     """
     draft = path.with_name(f".{path.name}.new")
@@ -30,7 +32,7 @@ def write_durably(path: Path, data: bytes, *, fsync: bool = True) -> None:
     finally:
         os.close(descriptor)
     os.rename(draft, path)
-    if fsync:
+    if fsync and fsync_name:
         fsync_folder(path.parent)
 
 

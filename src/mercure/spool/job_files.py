@@ -15,10 +15,12 @@ from mercure.spool.durable import write_durably
 _MAXIMUM_TASK_BYTES = 64 << 20
 
 
-def write_task(folder: Path, job: Job, *, fsync: bool = True) -> None:
-    """Replace `task.json` atomically. Durable when it returns."""
+def write_task(folder: Path, job: Job, *, fsync: bool = True, fsync_name: bool = False) -> None:
+    """Replace `task.json` atomically; see `write_durably`."""
     content = json.dumps(to_json(job, version=__version__), ensure_ascii=False, separators=(",", ":"))
-    write_durably(folder / names.TASK_FILE, content.encode("utf-8", "surrogatepass"), fsync=fsync)
+    write_durably(
+        folder / names.TASK_FILE, content.encode("utf-8", "surrogatepass"), fsync=fsync, fsync_name=fsync_name
+    )
 
 
 def read_task(folder: Path) -> Job:

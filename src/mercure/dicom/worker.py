@@ -1,0 +1,210 @@
+"""A receiver worker: a process that serves associations which the receiver accepted, one thread for each.
+
+Run as `python -m mercure.dicom.worker FD`, where FD is one end of a sequenced-packet socket. The receiver sends
+settings, connections (with the socket itself) and the wish to stop; the worker says when an association is over. When
+the receiver dies the socket ends, and so does the worker: what was not acknowledged is sent again by its sender, and
+what was written is found by recovery. Nothing heavy is imported here: this process is there once per core.
+"""
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+from mercure.core.errors import MercureError
+from mercure.dicom import pdu
+from mercure.dicom.association_scp import AssociationSCP
+from mercure.dicom.commitment import CommitmentService
+from mercure.dicom.recovery import recover_drafts
+from mercure.dicom.storage_scp import StorageHandler, StorageService, Tally
+from mercure.dicom.wire import Wire
+from mercure.dicom.worker_settings import WorkerSettings
+from mercure.spool.intake import Intake
+from mercure.spool.layout import Origin
+
+log = logging.getLogger(__name__)
+
+REFUSALS = {
+    "limit": pdu.REJECT_LOCAL_LIMIT,
+    "network": pdu.REJECT_CALLING_AE_TITLE,
+    "stopping": pdu.REJECT_CONGESTION,
+}
+"""Why the receiver hands over a connection only to have it rejected."""
+
+_MESSAGE_BYTES = 1 << 18
+_TLS_HANDSHAKE_SECONDS = 15.0
+
+
+class Worker:
+    """The state of a worker process."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """Wait for settings."""
+        self._control = control
+        self._settings: WorkerSettings | None = None
+        self._service: StorageService | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._open: dict[int, Wire] = {}
+        self._ended = threading.Condition()
+
+    def run(self) -> None:
+        """Serve until the receiver says stop or is gone."""
+        while True:
+            data, descriptors, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 4)
+            if not data:
+                return
+            message = json.loads(data)
+            if "settings" in message:
+                self._configure(WorkerSettings.decode(message["settings"]))
+            elif "connection" in message:
+                self._start(message, socket.socket(fileno=descriptors[0]))
+            elif "stop" in message:
+                self._stop(float(message["stop"]))
+                return
+
+    def _configure(self, settings: WorkerSettings) -> None:
+        """Take new settings for the associations to come; those that are open go on with the old ones."""
+        old = self._settings
+        self._settings = settings
+        if (
+            self._service
+            and old
+            and (old.folders, old.fsync, old.hold_open)
+            == (
+                settings.folders,
+                settings.fsync,
+                settings.hold_open,
+            )
+        ):
+            intake = self._service.intake
+        else:
+            intake = Intake(settings.layout, fsync=settings.fsync, hold_open=settings.hold_open)
+            self._start_thread(self._recover, intake)
+        commitment = CommitmentService(settings.layout, settings.commitment_ports or {})
+        self._service = StorageService(
+            intake,
+            settings.layout,
+            settings.min_free_bytes,
+            self._report,
+            commitment.requested if settings.storage_commitment else None,
+        )
+        self._tls = _server_context(settings) if settings.tls else None
+        self._send({"configured": True})
+
+    def _recover(self, intake: Intake) -> None:
+        try:
+            count = recover_drafts(intake.layout, intake)
+        except (MercureError, OSError):
+            log.exception("drafts of a dead worker could not be recovered; they stay where they are")
+            return
+        if count:
+            self._send({"recovered": count})
+
+    def _start(self, message: dict[str, Any], connection: socket.socket) -> None:
+        number = int(message["connection"])
+        self._start_thread(self._serve, number, connection, str(message["peer"]), message)
+
+    def _serve(self, number: int, connection: socket.socket, peer: str, message: dict[str, Any]) -> None:
+        """One association, in a thread of its own."""
+        how = "failed"
+        try:
+            if message["tls"]:
+                connection = self._secure(connection)
+            wire = Wire(connection)
+            self._open[number] = wire
+            if self._service and self._settings:
+                handler = StorageHandler(self._service, peer)
+                association = AssociationSCP(wire, handler, self._settings.policy, self._settings.timeouts)
+                how = association.serve(REFUSALS.get(message.get("refuse") or ""))
+        except OSError as error:
+            how = f"connection failed: {error.strerror or type(error).__name__}"
+            connection.close()
+        except Exception:
+            log.exception("association failed by an error of ours")
+            connection.close()
+        finally:
+            self._open.pop(number, None)
+            self._send({"ended": number, "how": how})
+            with self._ended:
+                self._ended.notify_all()
+
+    def _secure(self, connection: socket.socket) -> ssl.SSLSocket:
+        if not self._tls:
+            raise ConnectionError("TLS is not configured")
+        connection.settimeout(_TLS_HANDSHAKE_SECONDS)
+        return self._tls.wrap_socket(connection, server_side=True)
+
+    def _stop(self, grace_seconds: float) -> None:
+        """Let open associations end by themselves for a while, then end them."""
+        deadline = time.monotonic() + grace_seconds
+        with self._ended:
+            while self._open and time.monotonic() < deadline:
+                self._ended.wait(max(0.0, deadline - time.monotonic()))
+        for wire in list(self._open.values()):
+            wire.close()
+        deadline = time.monotonic() + 2.0
+        with self._ended:
+            while self._open and time.monotonic() < deadline:
+                self._ended.wait(max(0.0, deadline - time.monotonic()))
+        if self._service:
+            self._service.intake.close()
+
+    def _report(self, how: str, origin: Origin, tally: Tally) -> None:
+        self._send({"association": {"how": how, **asdict(origin), **asdict(tally)}})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the receiver is gone: `run` sees that too
+            self._control.send(json.dumps(message).encode())
+
+    @staticmethod
+    def _start_thread(target: Any, *arguments: Any) -> None:
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+def _server_context(settings: WorkerSettings) -> ssl.SSLContext | None:
+    """Return the TLS context of the acceptor: TLS 1.2 or later (PS3.15 B.9, B.10, BCP 195)."""
+    tls = settings.tls
+    if tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert, tls.key)
+    if tls.ca_cert:
+        context.load_verify_locations(tls.ca_cert)
+        context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    return context
+
+
+def plain_address(address: str) -> str:
+    """Return an IP address in its usual form: an IPv4 address that came over an IPv6 socket as IPv4, no zone."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)
+
+
+def main() -> None:
+    """Run the worker on the descriptor that the first argument names."""
+    # Ctrl-C goes to the whole group of processes; the receiver decides when its workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    level = os.environ.get("MERCURE_LOG_LEVEL", "info").upper()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level if level in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO",
+        format="%(asctime)s %(levelname)s receiver: %(message)s",
+    )
+    control = socket.socket(fileno=int(sys.argv[1]))
+    Worker(control).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The services: receiver, router, dispatcher. Each is an object that runs alone or beside the others."""

@@ -1,0 +1,288 @@
+"""The receiver: accepts connections, keeps the limits, and hands each connection to a worker process.
+
+One thread waits for all of it. The least loaded worker gets the next connection, so that one association never waits
+while a core is idle. A worker that dies is replaced; its associations are lost to their senders, who send again.
+"""
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mercure.core.errors import SpoolError
+from mercure.dicom.worker import plain_address
+from mercure.dicom.worker_settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_RESTART_SECONDS = 1.0
+_STOP_GRACE_SECONDS = 5.0
+_BACKLOG = 256
+_OVERFLOW = 64
+"""Connections beyond the limits that are still told so in DICOM; more are just closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSettings:
+    """Where the receiver listens, whom it lets in, and what its workers do. A port of 0 takes a free one."""
+
+    worker: WorkerSettings
+    host: str = ""
+    port: int = 11112
+    tls_port: int | None = None
+    networks: tuple[Network, ...] = ()
+    maximum_associations: int = 100
+    maximum_associations_per_peer: int = 50
+    workers: int = 2
+
+
+@dataclass(slots=True)
+class _WorkerProcess:
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    connections: dict[int, str] = field(default_factory=dict)
+
+
+class Receiver:
+    """The service `receiver`."""
+
+    name = "receiver"
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        *,
+        on_association: Callable[[dict[str, Any]], None] = lambda _report: None,
+        on_recovered: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        """Prepare; nothing listens yet."""
+        self._settings = settings
+        self._on_association = on_association
+        self._on_recovered = on_recovered
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._next: ReceiverSettings | None = None
+        self._listeners: dict[socket.socket, bool] = {}
+        self._workers: list[_WorkerProcess] = []
+        self._missing_since: list[float] = []
+        self._number = 0
+        self.ports: tuple[int, ...] = ()
+        self.listening = threading.Event()
+
+    def configure(self, settings: ReceiverSettings) -> None:
+        """Take new settings soon; open associations go on."""
+        self._next = settings
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at `stop` and at new settings."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")
+
+    def run(self, stop: threading.Event) -> None:
+        """Listen until `stop`. Raises `SpoolError` when a port cannot be opened."""
+        self._selector = selectors.DefaultSelector()
+        with self._selector:
+            self._selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
+            try:
+                self._open_listeners(self._settings)
+                for _ in range(self._settings.workers):
+                    self._start_worker()
+                self.listening.set()
+                while not stop.is_set():
+                    self._turn()
+            finally:
+                self.listening.clear()
+                self._close_all()
+
+    def _turn(self) -> None:
+        wait = None if not self._missing_since else _RESTART_SECONDS / 2
+        for key, _mask in self._selector.select(wait):
+            key.data(key.fileobj)
+        if self._next:
+            settings, self._next = self._next, None
+            self._apply(settings)
+        while self._missing_since and time.monotonic() - self._missing_since[0] >= _RESTART_SECONDS:
+            self._missing_since.pop(0)
+            self._start_worker()
+
+    def _drain_wake(self, _file: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    # -- listening ---------------------------------------------------------------------------------------------------
+
+    def _open_listeners(self, settings: ReceiverSettings) -> None:
+        wanted = [(settings.port, False)]
+        if settings.tls_port is not None:
+            wanted.append((settings.tls_port, True))
+        for port, tls in wanted:
+            listener = _listen(settings.host, port)
+            self._listeners[listener] = tls
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self.ports = tuple(listener.getsockname()[1] for listener in self._listeners)
+        log.info("listening on port %s", ", ".join(map(str, self.ports)))
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+            listener.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        tls = self._listeners.get(listener)
+        if tls is None:
+            return
+        try:
+            connection, address = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # No descriptor left, or the peer was gone first: the others go on.
+            log.error("connection not accepted: %s", error.strerror)  # noqa: TRY400
+            time.sleep(0.01)
+            return
+        with connection:
+            connection.setblocking(True)
+            peer = plain_address(address[0])
+            worker = min(self._workers, key=lambda each: len(each.connections), default=None)
+            refusal = self._refusal(peer)
+            total = sum(len(each.connections) for each in self._workers)
+            if worker is None or total >= self._settings.maximum_associations + _OVERFLOW:
+                return
+            self._number += 1
+            message = {"connection": self._number, "peer": peer, "tls": tls, "refuse": refusal}
+            with contextlib.suppress(OSError):  # a worker that died is seen by its control socket
+                socket.send_fds(worker.control, [json.dumps(message).encode()], [connection.fileno()])
+                worker.connections[self._number] = peer
+
+    def _refusal(self, peer: str) -> str:
+        settings = self._settings
+        if settings.networks and not any(ipaddress.ip_address(peer) in network for network in settings.networks):
+            return "network"
+        counts = Counter(peer for worker in self._workers for peer in worker.connections.values())
+        if counts.total() >= settings.maximum_associations or counts[peer] >= settings.maximum_associations_per_peer:
+            return "limit"
+        return ""
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mercure.dicom.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        worker = _WorkerProcess(process, ours)
+        self._workers.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, lambda _socket: self._hear(worker))
+        self._tell(worker, self._settings)
+
+    @staticmethod
+    def _tell(worker: _WorkerProcess, settings: ReceiverSettings) -> None:
+        with contextlib.suppress(OSError):
+            worker.control.send(b'{"settings":' + settings.worker.encode() + b"}")
+
+    def _hear(self, worker: _WorkerProcess) -> None:
+        try:
+            data = worker.control.recv(1 << 18)
+        except OSError:
+            data = b""
+        if not data:
+            self._bury(worker)
+            return
+        message = json.loads(data)
+        if "ended" in message:
+            worker.connections.pop(message["ended"], None)
+        elif "association" in message:
+            self._on_association(message["association"])
+        elif "recovered" in message:
+            self._on_recovered(int(message["recovered"]))
+
+    def _bury(self, worker: _WorkerProcess) -> None:
+        log.error("a receiver worker ended (exit status %s); it is replaced", worker.process.poll())
+        self._selector.unregister(worker.control)
+        worker.control.close()
+        self._workers.remove(worker)
+        worker.process.kill()
+        worker.process.wait()
+        self._missing_since.append(time.monotonic())
+
+    def _apply(self, settings: ReceiverSettings) -> None:
+        """Change over: new ports are opened before old ones are closed, so that a bad port changes nothing."""
+        old, self._settings = self._settings, settings
+        if (old.host, old.port, old.tls_port) != (settings.host, settings.port, settings.tls_port):
+            previous = dict(self._listeners)
+            kept = {listener.getsockname()[1]: listener for listener in previous} if old.host == settings.host else {}
+            self._change_listeners(settings, previous, kept)
+        for worker in self._workers:
+            self._tell(worker, settings)
+        while len(self._workers) < settings.workers:
+            self._start_worker()
+
+    def _change_listeners(
+        self, settings: ReceiverSettings, previous: dict[socket.socket, bool], kept: dict[int, socket.socket]
+    ) -> None:
+        wanted = [(settings.port, False)] + ([(settings.tls_port, True)] if settings.tls_port is not None else [])
+        now: dict[socket.socket, bool] = {}
+        for port, tls in wanted:
+            try:
+                listener = kept.get(port) or _listen(settings.host, port)
+            except SpoolError:
+                log.exception("the new port cannot be opened; the receiver stays where it is")
+                for opened in now.keys() - previous.keys():
+                    opened.close()
+                return
+            now[listener] = tls
+        for listener in previous.keys() - now.keys():
+            self._selector.unregister(listener)
+            listener.close()
+        for listener in now.keys() - previous.keys():
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._listeners = now
+        self.ports = tuple(listener.getsockname()[1] for listener in now)
+        log.info("listening on port %s", ", ".join(map(str, self.ports)))
+
+    def _close_all(self) -> None:
+        self._close_listeners()
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.control.send(json.dumps({"stop": _STOP_GRACE_SECONDS}).encode())
+        deadline = time.monotonic() + _STOP_GRACE_SECONDS + 3.0
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.control.close()
+        self._workers.clear()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket; without a host on all interfaces, IPv6 and IPv4 in one where the system can."""
+    try:
+        if host:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        elif socket.has_dualstack_ipv6():
+            listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+        else:
+            listener = socket.create_server(("", port), backlog=_BACKLOG)
+    except OSError as error:
+        raise SpoolError(f"port {port} cannot be opened: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener

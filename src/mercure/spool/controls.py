@@ -1,0 +1,109 @@
+"""What an operator may do with jobs: retry, cancel, hold, release. Files again, so it works from any process."""
+
+import contextlib
+import os
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.task import DeliveryState, FailStage, Job
+from mercure.spool import layout as names
+from mercure.spool.durable import fsync_folder, move_folder
+from mercure.spool.jobs import Claim, claim
+from mercure.spool.layout import Layout
+
+HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
+
+
+def retry(layout: Layout, job_id: str, now: datetime) -> str:
+    """Let a job go on: from `error/` at the step that failed, in `outgoing/` at once instead of at its next time.
+
+    Returns what happens now, for a person. Raises `SpoolError` when the job cannot be retried, saying why.
+    """
+    taken = _claim_anywhere(layout, job_id, (Stage.ERROR, Stage.OUTGOING))
+    with contextlib.closing(taken):
+        job = taken.read()
+        if taken.stage is Stage.OUTGOING:
+            taken.defer(_all_due(job, now))
+            return "is due now"
+        if job.fail_stage is FailStage.RECEIVING:
+            raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
+        if job.fail_stage is FailStage.ROUTING:
+            _route_again(layout, taken)
+            return "is routed again with the rules of now"
+        if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
+            raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
+        taken.commit(replace(_all_due(job, now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
+        return "is dispatched again to the targets that do not have everything"
+
+
+def cancel(layout: Layout, job_id: str, now: datetime) -> str:
+    """Stop a job: it goes to `error/`, from where it can be retried. A running one stops within a second or two."""
+    for stage in (Stage.OUTGOING, Stage.PROCESSING):
+        folder = layout.stage(stage) / names.check_job_id(job_id)
+        if not folder.is_dir():
+            continue
+        taken = claim(layout, stage, job_id)
+        if taken is None:
+            Path(folder, names.CANCEL_FILE).touch()
+            return "is being stopped"
+        with contextlib.closing(taken):
+            failed_at = FailStage.DISPATCHING if stage is Stage.OUTGOING else FailStage.PROCESSING
+            taken.fail(taken.read(), failed_at, "cancelled by an operator", now)
+        return "is cancelled"
+    raise SpoolError(f"no waiting or running job {job_id}")
+
+
+def hold(layout: Layout, stage: Stage, job_id: str = "") -> None:
+    """Start nothing more: in a stage, or of one job. What runs goes on. Raises `SpoolError` for an unknown job."""
+    _check_holdable(layout, stage, job_id)
+    folder = layout.stage(stage)
+    Path(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE).touch()
+
+
+def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
+    """End a hold; without one nothing happens."""
+    _check_holdable(layout, stage, job_id)
+    folder = layout.stage(stage)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE)
+
+
+def _check_holdable(layout: Layout, stage: Stage, job_id: str) -> None:
+    if stage not in HOLDABLE:
+        raise SpoolError(f"nothing runs in {stage.value}/")
+    if job_id and not (layout.stage(stage) / names.check_job_id(job_id)).is_dir():
+        raise SpoolError(f"no job {job_id} in {stage.value}/")
+
+
+def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> Claim:
+    for stage in stages:
+        if (layout.stage(stage) / names.check_job_id(job_id)).is_dir():
+            taken = claim(layout, stage, job_id)
+            if taken is None:
+                raise SpoolError(f"job {job_id} is being worked on")
+            return taken
+    raise SpoolError(f"no job {job_id} in {' or '.join(stage.value for stage in stages)}")
+
+
+def _all_due(job: Job, now: datetime) -> Job:
+    """Return the job with every target that lacks something to be tried at once, and its count of attempts begun anew."""
+    deliveries = tuple(
+        delivery
+        if delivery.state is DeliveryState.COMPLETE
+        else replace(delivery, state=DeliveryState.WAITING, attempts=0, not_before=None, updated_at=now, detail="")
+        for delivery in job.deliveries
+    )
+    return replace(job, deliveries=deliveries)
+
+
+def _route_again(layout: Layout, taken: Claim) -> None:
+    """Make the job a sealed reception again, by one rename; the router finds it and plans what is not done yet."""
+    target = layout.sealed / f"{taken.id}r"
+    if target.exists():
+        raise SpoolError(f"job {taken.id} is being routed again already")
+    move_folder(taken.folder, target)
+    fsync_folder(layout.sealed)
+    fsync_folder(layout.stage(taken.stage))

@@ -1,0 +1,140 @@
+"""Jobs in their stages: claim, commit, defer, fail.
+
+A claim is a `flock` on the job's own lock file. The kernel frees it when the worker dies, so there is no stale marker
+and nothing to recover: a job of a dead worker is just a job that nobody has claimed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.task import FailStage, Job, SeriesInfo
+from mercure.spool import layout as names
+from mercure.spool.durable import fsync_folder, move_folder
+from mercure.spool.job_files import read_task, write_error_log, write_task
+from mercure.spool.layout import Layout
+
+
+class Claim:
+    """A job that this process works on. Close it, or give it up by `commit`, `defer` or `fail`, exactly once."""
+
+    def __init__(self, layout: Layout, stage: Stage, job_id: str, lock: int) -> None:
+        """Take over the descriptor that holds the lock."""
+        self._layout = layout
+        self._lock = lock
+        self.stage = stage
+        self.id = job_id
+        self.folder = layout.stage(stage) / job_id
+
+    @property
+    def received(self) -> Path:
+        """The instances as received."""
+        return self.folder / names.RECEIVED
+
+    def read(self) -> Job:
+        """Read `task.json`. Raises `SpoolError` when it is not valid."""
+        job = read_task(self.folder)
+        if job.id != self.id:
+            raise SpoolError("task.json belongs to another job")
+        return job
+
+    def is_cancelled(self) -> bool:
+        """Whether an operator wants this job to stop."""
+        return os.path.exists(self.folder / names.CANCEL_FILE)
+
+    def save(self, job: Job) -> None:
+        """Replace `task.json` and keep the claim. Its content is durable when it returns."""
+        write_task(self.folder, job)
+
+    def commit(self, job: Job, to: Stage) -> None:
+        """Write down the job and move it to another stage. Durable when it returns; the claim is over."""
+        self.save(job)
+        self._clear_marks()
+        target = self._layout.stage(to) / self.id
+        if target.exists():  # a rename onto an empty folder would silently replace it
+            raise SpoolError(f"there is a job {self.id} in {to.value} already")
+        move_folder(self.folder, target)
+        for stage in (to, self.stage):
+            fsync_folder(self._layout.stage(stage))
+        self.close()
+
+    def defer(self, job: Job) -> None:
+        """Write down the job and leave it where it is for a later attempt; the claim is over."""
+        self.save(job)
+        self.close()
+
+    def fail(self, job: Job, fail_stage: FailStage, reason: str, at: datetime) -> None:
+        """Move the job to `error/` with the reason. Durable when it returns; the claim is over."""
+        write_error_log(self.folder, reason, at)
+        self.commit(replace(job, fail_stage=fail_stage, reason=reason, settled_at=at), Stage.ERROR)
+
+    def fail_unreadable(self, reason: str, at: datetime) -> None:
+        """Move a job whose `task.json` is not valid to `error/`, so that it is seen once and stops nothing."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.folder / names.TASK_FILE, self.folder / "task.json.unreadable")
+        instances: tuple[str, ...] = ()
+        with contextlib.suppress(OSError):
+            instances = tuple(sorted(name for name in os.listdir(self.received) if name.endswith(".dcm")))
+        job = Job(self.id, "none", SeriesInfo(), at, instances)
+        self.fail(job, FailStage.DISPATCHING, reason, at)
+
+    def close(self) -> None:
+        """End the claim and change nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _clear_marks(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.folder / names.CANCEL_FILE)
+
+
+def claim(layout: Layout, stage: Stage, job_id: str) -> Claim | None:
+    """Claim a job. None when it is claimed by another worker, or is not there."""
+    folder = layout.stage(stage) / names.check_job_id(job_id)
+    try:
+        lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The folder may have moved between open and lock: then this is the lock of a job that stands elsewhere.
+        if os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino:
+            return Claim(layout, stage, job_id, lock)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        os.close(lock)
+        raise SpoolError(f"cannot lock job {job_id}: {error.strerror}") from error
+    os.close(lock)
+    return None
+
+
+def job_ids(layout: Layout, stage: Stage) -> Iterator[str]:
+    """Return the ids of the jobs in a stage, in no order."""
+    with os.scandir(layout.stage(stage)) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name != names.HOLD_FILE and _is_folder(entry):
+                yield entry.name
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+
+
+def is_held(layout: Layout, stage: Stage, job_id: str = "") -> bool:
+    """Whether an operator holds the stage, or the job in it."""
+    folder = layout.stage(stage)
+    return os.path.exists(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE)

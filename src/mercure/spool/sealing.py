@@ -1,0 +1,294 @@
+"""From a gathering reception to its jobs: the router's side of `incoming/`.
+
+Each step is one rename or is repeated without harm after a crash:
+
+1. `seal`: the reception folder becomes `.sealed/<id>/received`, under an exclusive lock on the reception. From now on
+   nothing can be added to it.
+2. `write_plan`: which jobs come of it, durable before the first of them exists.
+3. `create_jobs`: each job is drafted under a dot name in its stage and published by a rename. All but the last one
+   link the instances; the last one takes the folder itself, so that most series cost no link at all.
+4. The sealed folder, now without instances, is removed.
+
+A router that died is repeated from step 2 by whoever holds the lock of the sealed folder. Job ids derive from the id of
+the seal and the place in the plan, so a job that exists already, wherever it stands, is not made again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.task import Job
+from mercure.spool import layout as names
+from mercure.spool.durable import fsync_folder, link_or_copy, move_folder, write_durably
+from mercure.spool.job_files import read_task, write_error_log, write_task
+from mercure.spool.layout import Layout, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a sealed reception holds. `kinds` above 1: instances of several kinds, see `Reception.note_kind`."""
+
+    study_uid: str
+    series_uid: str
+    origin: Origin
+    instances: tuple[str, ...]
+    kinds: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedJob:
+    """A job and the stage that it is created in."""
+
+    job: Job
+    stage: Stage
+
+
+class Sealed:
+    """A sealed reception whose lock this process holds."""
+
+    def __init__(self, layout: Layout, seal_id: str, lock: int) -> None:
+        """Take over the lock's descriptor."""
+        self._layout = layout
+        self._lock = lock
+        self.id = seal_id
+        self.folder = layout.sealed / seal_id
+        self.received = self.folder / names.RECEIVED
+
+    def close(self) -> None:
+        """Release the lock; what is not finished stays for the next router."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def contents(self) -> Contents | None:
+        """Return what was sealed, or None when the crash came before the seal and there is nothing."""
+        try:
+            entries = sorted(os.listdir(self.received))
+        except FileNotFoundError:
+            return None
+        instances = tuple(name for name in entries if name.endswith(".dcm"))
+        kinds = sum(name.startswith(names.KIND_PREFIX) for name in entries)
+        try:
+            with open(self.received / names.RECEPTION_FILE, encoding="utf-8") as file:
+                data = json.load(file)
+            origin = Origin(data["sender_aet"], data["receiver_aet"], data["sender_address"])
+            return Contents(data["study_uid"], data["series_uid"], origin, instances, kinds)
+        except (OSError, ValueError, KeyError, TypeError):
+            # The file was damaged from outside. The instances are what counts; they say themselves what they are.
+            series_uid = instances[0].partition("#")[0] if instances else ""
+            return Contents("", series_uid, Origin("", "", ""), instances, kinds)
+
+    def earlier_job(self) -> Job | None:
+        """Return the job that was taken back from `error/` to be routed again, or None for a fresh reception."""
+        try:
+            return read_task(self.folder)
+        except SpoolError:
+            return None
+
+    def read_plan(self) -> Mapping[str, Any] | None:
+        """Return the stored plan, or None when there is none yet."""
+        try:
+            with open(self.folder / names.PLAN_FILE, "rb") as file:
+                plan = json.load(file)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise SpoolError("plan.json is no JSON") from error
+        if not isinstance(plan, dict):
+            raise SpoolError("plan.json is no object")
+        return plan
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Store the plan. Its content is durable when it returns, its name no later than that of any job."""
+        content = json.dumps(plan, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        write_durably(self.folder / names.PLAN_FILE, content, fsync_name=False)
+
+    def create_jobs(self, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
+        """Make the jobs of the plan, and remove the sealed folder. Returns those that were made now.
+
+        `resumed` says that an earlier router may have made some of them. Raises `OSError` when a disk does not take
+        one; then nothing is lost, and the same call can be made again.
+        """
+        made = []
+        for placed in jobs[:-1]:
+            if not (resumed and self._exists(placed)):
+                self._draft(placed)
+                self._link_instances(placed)
+                self._publish(placed)
+                made.append(placed)
+        last = jobs[-1]
+        if not (resumed and self._exists(last)):
+            self._draft(last)
+            draft = self._draft_folder(last)
+            if not (draft / names.RECEIVED).exists():
+                move_folder(self.received, draft / names.RECEIVED)
+            self._publish(last)
+            made.append(last)
+        self.remove()
+        return made
+
+    def remove(self) -> None:
+        """Remove the sealed folder. Raises `OSError` when it still holds an instance: those are never removed here."""
+        for folder in (self.received, self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                for entry in os.listdir(folder):
+                    path = folder / entry
+                    if not entry.endswith(".dcm") and not path.is_dir():
+                        os.unlink(path)
+                os.rmdir(folder)
+        self.close()
+
+    def _draft_folder(self, placed: PlacedJob) -> Path:
+        return self._layout.stage(placed.stage) / f".{placed.job.id}"
+
+    def _draft(self, placed: PlacedJob) -> None:
+        folder = self._draft_folder(placed)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o750)
+        if placed.stage is Stage.ERROR:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / names.ERROR_LOG)
+            write_error_log(folder, placed.job.reason, placed.job.created_at)
+        write_task(folder, placed.job)
+
+    def _link_instances(self, placed: PlacedJob) -> None:
+        received = self._draft_folder(placed) / names.RECEIVED
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(received, 0o750)
+        for name in (*placed.job.instances, names.RECEPTION_FILE):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                link_or_copy(self.received / name, received / name)
+        missing = set(placed.job.instances) - set(os.listdir(received))
+        if missing:
+            raise SpoolError(f"{len(missing)} instances of job {placed.job.id} are not there any more")
+        fsync_folder(received)
+
+    def _publish(self, placed: PlacedJob) -> None:
+        os.rename(self._draft_folder(placed), self._layout.stage(placed.stage) / placed.job.id)
+
+    def _exists(self, placed: PlacedJob) -> bool:
+        return any((self._layout.stage(stage) / placed.job.id).exists() for stage in Stage)
+
+
+SealOutcome = Sealed | Literal["busy", "gone"]
+
+
+def seal(layout: Layout, reception: str, now: datetime) -> SealOutcome:
+    """Take a reception out of `incoming/`. "busy" when an instance is being added just now, "gone" when it is not there."""
+    path = layout.incoming / reception
+    try:
+        descriptor = os.open(path / names.RECEPTION_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        return "gone"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sealed = _new_sealed(layout, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(5)}")
+        try:
+            os.rename(path, sealed.received)
+        except OSError:
+            sealed.remove()
+            raise
+    except (BlockingIOError, FileNotFoundError) as error:
+        return "busy" if isinstance(error, BlockingIOError) else "gone"
+    finally:
+        os.close(descriptor)
+    return sealed
+
+
+def _new_sealed(layout: Layout, seal_id: str) -> Sealed:
+    """Make the folder with its lock held before it has its name, so that no other router can take it."""
+    hidden = layout.sealed / f".{seal_id}"
+    os.mkdir(hidden, 0o750)
+    lock = os.open(hidden / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(hidden, layout.sealed / seal_id)
+    return Sealed(layout, seal_id, lock)
+
+
+def open_sealed(layout: Layout) -> list[Sealed]:
+    """Take over the sealed receptions that nobody works on: those of a router that died, and those to route again."""
+    found = []
+    for name in sorted(os.listdir(layout.sealed)):
+        folder = layout.sealed / name
+        if name.startswith("."):
+            _sweep_hidden(folder)
+            continue
+        try:
+            lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            same = False
+        if same:
+            found.append(Sealed(layout, name, lock))
+        else:
+            os.close(lock)
+    return found
+
+
+def _sweep_hidden(folder: Path) -> None:
+    """Remove what a crash left before the seal had a name; a living router holds the lock."""
+    with contextlib.suppress(OSError):
+        lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(folder / names.LOCK_FILE)
+            os.rmdir(folder)
+        finally:
+            os.close(lock)
+
+
+def receptions(layout: Layout) -> list[str]:
+    """Return the names of the gathering receptions."""
+    return [name for name in os.listdir(layout.incoming) if not name.startswith(".") and "#" in name]
+
+
+def last_arrival(layout: Layout, reception: str) -> float | None:
+    """Return when the newest instance came (seconds since the epoch), or None when the reception is gone."""
+    try:
+        return os.stat(layout.incoming / reception).st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def is_released(layout: Layout, reception: str) -> bool:
+    """Whether no open association has added to the reception (only with `hold_open` at the receiver)."""
+    try:
+        descriptor = os.open(layout.incoming / reception / names.OPEN_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def released_hints(layout: Layout) -> dict[str, float]:
+    """Return the receptions for which an association said its end, with the time (seconds since the epoch)."""
+    hints = {}
+    for entry in os.scandir(layout.released):
+        with contextlib.suppress(FileNotFoundError):
+            hints[entry.name] = entry.stat().st_mtime
+    return hints
+
+
+def forget_hint(layout: Layout, reception: str) -> None:
+    """Remove a hint that has been followed or has no reception any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(layout.released / reception)
