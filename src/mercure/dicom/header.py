@@ -8,7 +8,6 @@ never anything else, and its work is bounded by the number of bytes.
 
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mercure.core.errors import PermanentError
@@ -27,10 +26,15 @@ _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM U
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 
 _UNDEFINED = 0xFFFFFFFF
+_EXPLICIT = {
+    order: (struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from) for order in "<>"
+}
+_IMPLICIT = struct.Struct("<HHI").unpack_from
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _MAXIMUM_DEPTH = 64
+_FIRST_INFLATED_BYTES = 64 << 10
 
 MAXIMUM_HEADER_BYTES = 16 << 20
 """Elements up to group 0020 that need more than this are refused: no modality comes near it."""
@@ -53,6 +57,8 @@ class Incomplete(Exception):  # noqa: N818 -- not an error: the caller gives mor
 
 Element = tuple[bytes, bytes]
 """VR (empty when implicit) and raw value."""
+
+_Found = dict[int, Element]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +88,14 @@ def read_placing(data: bytes | memoryview, transfer_syntax: str) -> Placing:
 
 
 def read_elements(
-    data: bytes | memoryview, transfer_syntax: str, wanted: frozenset[int], last: int
+    data: bytes | memoryview, transfer_syntax: str, wanted: frozenset[int], last: int, *, whole: bool = False
 ) -> dict[int, Element]:
     """Return the wanted elements of the top level up to and with tag `last`.
 
-    Raises `Incomplete` when the bytes end before that and `HeaderError` when they are no data set.
+    With `whole` the bytes are the whole data set, which may end before `last`. Raises `Incomplete` when the bytes end
+    too early and `HeaderError` when they are no data set.
     """
-    return _WALKERS.get(transfer_syntax, _walk_explicit_little)(data, wanted, last)
+    return _WALKERS.get(transfer_syntax, _walk_explicit_little)(data, wanted, last, whole)
 
 
 def uid_text(value: bytes) -> str:
@@ -96,24 +103,19 @@ def uid_text(value: bytes) -> str:
     return value.rstrip(b"\0 ").decode("latin-1")
 
 
-def _walk_explicit_little(data: bytes | memoryview, wanted: frozenset[int], last: int) -> dict[int, Element]:
-    return _walk_explicit(data, wanted, last, struct.Struct("<HH2sH").unpack_from, "<I")
+def _walk_explicit_little(data: bytes | memoryview, wanted: frozenset[int], last: int, whole: bool) -> _Found:  # noqa: FBT001
+    return _walk_explicit(data, wanted, last, whole, "<")
 
 
-def _walk_explicit_big(data: bytes | memoryview, wanted: frozenset[int], last: int) -> dict[int, Element]:
-    return _walk_explicit(data, wanted, last, struct.Struct(">HH2sH").unpack_from, ">I")
+def _walk_explicit_big(data: bytes | memoryview, wanted: frozenset[int], last: int, whole: bool) -> _Found:  # noqa: FBT001
+    return _walk_explicit(data, wanted, last, whole, ">")
 
 
-def _walk_explicit(
-    data: bytes | memoryview,
-    wanted: frozenset[int],
-    last: int,
-    unpack: Callable[[bytes | memoryview, int], tuple[int, int, bytes, int]],
-    length_format: str,
-) -> dict[int, Element]:
+def _walk_explicit(data: bytes | memoryview, wanted: frozenset[int], last: int, whole: bool, order: str) -> _Found:  # noqa: FBT001
     """Walk the top level. Written as one loop: it runs some fifty times for each instance that is received."""
-    found: dict[int, Element] = {}
+    found: _Found = {}
     position, end = 0, len(data)
+    unpack, unpack_length = _EXPLICIT[order]
     short_vrs, long_vrs = _SHORT_VRS, _LONG_VRS
     while position + 8 <= end:
         group, element, vr, length = unpack(data, position)
@@ -122,16 +124,16 @@ def _walk_explicit(
             return found
         if vr in short_vrs:
             value = position + 8
-        elif vr in long_vrs:
+        elif vr in long_vrs or _has_long_form(vr, length):
             value = position + 12
             if value > end:
                 raise Incomplete(value)
-            (length,) = struct.unpack_from(length_format, data, position + 8)
+            (length,) = unpack_length(data, position + 8)
             if length == _UNDEFINED:
-                position = _skip_sequence(data, value, explicit=vr != b"UN", order=length_format[0])
+                position = _skip_sequence(data, value, explicit=vr != b"UN", order=order)
                 continue
         else:
-            raise HeaderError(f"element ({group:04X},{element:04X}) has no valid VR")
+            value = position + 8
         position = value + length
         if tag in wanted:
             if position > end:
@@ -139,13 +141,26 @@ def _walk_explicit(
             found[tag] = (vr, bytes(data[value:position]))
             if tag == last:
                 return found
+    if whole and position == end:
+        return found
     raise Incomplete(max(position + 8, end + 1))
 
 
-def _walk_implicit(data: bytes | memoryview, wanted: frozenset[int], last: int) -> dict[int, Element]:
-    found: dict[int, Element] = {}
+def _has_long_form(vr: bytes, length: int) -> bool:
+    """Whether an element of unknown VR has a length of 32 bits, as all VRs to come will have (PS3.5 6.2).
+
+    The 16 bits at the place of a short length are then reserved and zero. Some writers put `??` for what they do not
+    know. Raises `HeaderError` for what cannot be a VR.
+    """
+    if not (vr.isalpha() and vr.isupper()) and vr != b"??":
+        raise HeaderError("an element has no valid VR")
+    return length == 0
+
+
+def _walk_implicit(data: bytes | memoryview, wanted: frozenset[int], last: int, whole: bool) -> _Found:  # noqa: FBT001
+    found: _Found = {}
     position, end = 0, len(data)
-    unpack = struct.Struct("<HHI").unpack_from
+    unpack = _IMPLICIT
     while position + 8 <= end:
         group, element, length = unpack(data, position)
         tag = group << 16 | element
@@ -162,22 +177,27 @@ def _walk_implicit(data: bytes | memoryview, wanted: frozenset[int], last: int) 
             found[tag] = (b"", bytes(data[value:position]))
             if tag == last:
                 return found
+    if whole and position == end:
+        return found
     raise Incomplete(max(position + 8, end + 1))
 
 
-def _walk_deflated(data: bytes | memoryview, wanted: frozenset[int], last: int) -> dict[int, Element]:
+def _walk_deflated(data: bytes | memoryview, wanted: frozenset[int], last: int, whole: bool) -> _Found:  # noqa: FBT001
     """Inflate no more than is needed (PS3.5 A.5: raw deflate), so that a small message cannot grow without end."""
+    del whole  # the deflated stream knows its own end
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 1 << 16
     try:
-        plain = inflater.decompress(bytes(data), size)
+        plain = inflater.decompress(data, _FIRST_INFLATED_BYTES)
         while True:
             try:
-                return _walk_explicit_little(plain, wanted, last)
+                return _walk_explicit_little(plain, wanted, last, inflater.eof)
             except Incomplete:
-                if not inflater.unconsumed_tail or len(plain) >= MAXIMUM_HEADER_BYTES:
+                more = inflater.decompress(inflater.unconsumed_tail, len(plain) or _FIRST_INFLATED_BYTES)
+                if not more:
                     raise Incomplete(len(data) + 1) from None
-                plain += inflater.decompress(inflater.unconsumed_tail, len(plain))
+                if len(plain) >= MAXIMUM_HEADER_BYTES:
+                    raise HeaderError("the header is too long") from None
+                plain += more
     except zlib.error as error:
         raise HeaderError("deflated data set cannot be inflated") from error
 
@@ -233,15 +253,12 @@ def _step_in_item(
     header = 8
     if explicit:
         vr = bytes(data[position + 4 : position + 6])
-        if vr in _SHORT_VRS:
-            (length,) = struct.unpack_from(order + "H", data, position + 6)
-        elif vr in _LONG_VRS:
+        (length,) = struct.unpack_from(order + "H", data, position + 6)
+        if vr not in _SHORT_VRS and (vr in _LONG_VRS or _has_long_form(vr, length)):
             header = 12
             if position + header > len(data):
                 raise Incomplete(position + header)
             (length,) = struct.unpack_from(order + "I", data, position + 8)
-        else:
-            raise HeaderError("element in a sequence has no valid VR")
     if length == _UNDEFINED:
         levels.append(False)
         return position + header
