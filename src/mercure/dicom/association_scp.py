@@ -4,6 +4,7 @@ The thread that calls `serve` reads, decodes and answers; what a command means i
 A data set is never gathered here: its bytes go to the handler's sink as they come.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -104,9 +105,10 @@ class AssociationSCP:
     def _run(self, refusal: AssociateRJ | None) -> str:
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         timeouts = self._timeouts
+        requested_by = time.monotonic() + timeouts.acse  # one deadline for the whole request, however slowly it drips
         while True:
             if not self._accepted:
-                timeout = timeouts.acse
+                timeout = requested_by - time.monotonic()
             elif self._sink or self._command or self._framer.in_message:
                 timeout = timeouts.dimse
             else:

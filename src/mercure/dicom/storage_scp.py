@@ -17,7 +17,8 @@ from mercure.dicom.dimse import Command, CommandSet
 from mercure.dicom.header import MAXIMUM_HEADER_BYTES, HeaderError, Incomplete, Placing, read_placing
 from mercure.dicom.negotiation import AcceptedContext
 from mercure.dicom.pdu import AssociateRJ, AssociateRQ
-from mercure.spool.intake import Draft, Intake, Session, free_bytes
+from mercure.spool.drafts import Draft
+from mercure.spool.intake import Intake, Session, free_bytes
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.quarantine import quarantine
 

@@ -11,6 +11,9 @@ _TICK_SECONDS = 1.0
 """How often a blocked read looks at its deadline. Deadlines are tens of seconds; this costs one wake-up a second."""
 
 _LINGER_SECONDS = 2.0
+_WRITE_SECONDS = 30.0
+"""A peer that takes none of our small answers for so long has a full receive buffer and no interest."""
+
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _TIMED_OUT = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 
@@ -36,8 +39,8 @@ class Wire:
         if self._is_plain:
             # A time-out of the kernel needs no poll() before each read, as the one of the socket module does.
             connection.settimeout(None)
-            tick = struct.pack("ll", int(_TICK_SECONDS), 0)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(_TICK_SECONDS), 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_WRITE_SECONDS), 0))
         else:
             connection.settimeout(_TICK_SECONDS)
 
@@ -64,7 +67,12 @@ class Wire:
     def write(self, data: bytes) -> None:
         """Send everything. Raises `ConnectionEndedError` when the peer is gone."""
         try:
-            self._socket.sendall(data)
+            if self._is_plain:
+                self._socket.sendall(data)
+            else:
+                self._socket.settimeout(_WRITE_SECONDS)
+                self._socket.sendall(data)
+                self._socket.settimeout(_TICK_SECONDS)
         except _TIMED_OUT:
             raise ConnectionEndedError("the peer does not take our answer") from None
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError) as error:

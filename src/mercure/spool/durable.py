@@ -1,6 +1,5 @@
 """Writing so that it is still there after a crash or a power cut."""
 
-import contextlib
 import errno
 import os
 import shutil
@@ -10,6 +9,20 @@ from pathlib import Path
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: str | os.PathLike[str]) -> None:
+    """Make the bytes of a file durable. A symbolic link is not followed and has nothing to make durable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return
     try:
         os.fsync(descriptor)
     finally:
@@ -64,7 +77,7 @@ def copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, draft, symlinks=True)
     for folder, _, names in os.walk(draft):
         for name in names:
-            _fsync_file(os.path.join(folder, name))
+            fsync_file(os.path.join(folder, name))
         fsync_folder(folder)
     os.rename(draft, target)
     fsync_folder(target.parent)
@@ -78,13 +91,4 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
         shutil.copyfile(source, target)
-        _fsync_file(target)
-
-
-def _fsync_file(path: str | os.PathLike[str]) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        with contextlib.suppress(OSError):  # links and special files have nothing to make durable
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync_file(target)

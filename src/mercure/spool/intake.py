@@ -20,13 +20,14 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mercure.core.errors import SpoolError
 from mercure.spool import layout as names
+from mercure.spool.drafts import Draft
 from mercure.spool.durable import write_all
 from mercure.spool.layout import Layout, Origin
 
@@ -34,6 +35,8 @@ _KEPT_OPEN = 16
 """Receptions that one association keeps at hand; a sender works on one series, rarely on a few."""
 
 _MAXIMUM_COPIES = 1000
+_MAXIMUM_TRIES = 100
+"""To open a reception that a router seals at the same time; each time it does, somebody's instance went in."""
 
 Kind = Literal["new", "identical", "different"]
 
@@ -76,60 +79,17 @@ class Intake:
                 os.rmdir(self.folder)
         os.close(self._lock)
 
-    def draft(self) -> "Draft":
+    def draft(self) -> Draft:
         """Open a new draft. Raises `OSError` when the disk is full or the folder cannot be written."""
         return Draft(self.prefix, next(self._numbers))
+
+    def adopt(self, path: str) -> Draft:
+        """Open a draft that a dead worker left complete, to publish it from here."""
+        return Draft(self.prefix, next(self._numbers), path)
 
     def session(self, origin: Origin) -> "Session":
         """Begin to publish what one association sends."""
         return Session(self, origin)
-
-
-class Draft:
-    """One instance while it arrives."""
-
-    __slots__ = ("_descriptor", "_number", "_prefix", "path", "size")
-
-    def __init__(self, prefix: str, number: int) -> None:
-        """Create the file."""
-        self._prefix = prefix
-        self._number = number
-        self.path = f"{prefix}{number}.part"
-        self.size = 0
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-
-    def write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Append bytes. Raises `OSError` (ENOSPC, EDQUOT, EIO ...)."""
-        expected = sum(map(len, chunks))
-        written = os.writev(self._descriptor, chunks) if len(chunks) > 1 else os.write(self._descriptor, chunks[0])
-        self.size += written
-        if written != expected:
-            rest = b"".join(chunks)[written:]
-            write_all(self._descriptor, rest)
-            self.size += len(rest)
-
-    def read(self, size: int, offset: int) -> bytes:
-        """Read back what was written, for headers that did not fit into the first chunk."""
-        return os.pread(self._descriptor, size, offset)
-
-    def complete(self, origin: Origin) -> None:
-        """Make the draft durable under a name that says that it is whole."""
-        complete = self._prefix + names.draft_name(self._number, self.size, origin)
-        os.rename(self.path, complete)
-        self.path = complete
-        os.fsync(self._descriptor)
-
-    def remove(self) -> None:
-        """Close the file and remove this name of it."""
-        os.close(self._descriptor)
-        self._descriptor = -1
-        os.unlink(self.path)
-
-    def discard(self) -> None:
-        """Give up what was written; safe at any time."""
-        if self._descriptor >= 0:
-            with contextlib.suppress(OSError):
-                self.remove()
 
 
 class Reception:
@@ -163,9 +123,9 @@ class Reception:
 
     def note_kind(self, signature: bytes) -> None:
         """Remember, for the router, that the series holds instances of this kind (one small file for each kind)."""
-        self.kinds.add(signature)
         mark = hashlib.blake2s(signature, digest_size=4).hexdigest()
         os.close(os.open(f"{self.path}/{names.KIND_PREFIX}{mark}", os.O_WRONLY | os.O_CREAT, 0o640))
+        self.kinds.add(signature)
 
     def close(self) -> None:
         """Close the descriptors, and with them the locks."""
@@ -201,9 +161,9 @@ class Session:
             fcntl.flock(reception.descriptor, fcntl.LOCK_SH)
             try:
                 if reception.is_gathering():
-                    published = _link(draft, reception, file_name)
                     if signature not in reception.kinds:
                         reception.note_kind(signature)
+                    published = _link(draft, reception, file_name)
                     draft.remove()
                     return published
             finally:
@@ -214,27 +174,31 @@ class Session:
     def close(self) -> None:
         """End the association's part in its receptions; with `hold_open`, tell the router that it may look."""
         for reception in self._receptions.values():
-            reception.close()
-            if self._intake.hold_open:
-                with contextlib.suppress(OSError):
-                    path = f"{self._intake.layout.released}/{reception.name}"
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o640))
-                    os.utime(path)
+            self._let_go(reception)
         self._receptions.clear()
+
+    def _let_go(self, reception: Reception) -> None:
+        reception.close()
+        if self._intake.hold_open:
+            with contextlib.suppress(OSError):
+                path = f"{self._intake.layout.released}/{reception.name}"
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o640))
+                os.utime(path)
 
     def _open(self, study_uid: str, series_uid: str) -> Reception:
         name = names.reception_name(study_uid, series_uid, self._origin)
         path = f"{self._intake.layout.incoming}/{name}"
-        while True:
+        for _ in range(_MAXIMUM_TRIES):
             try:
                 reception = Reception(path, hold_open=self._intake.hold_open)
-                break
             except FileNotFoundError:
                 self._make(path, study_uid, series_uid)
-        self._receptions[study_uid, series_uid] = reception
-        if len(self._receptions) > _KEPT_OPEN:
-            self._receptions.popitem(last=False)[1].close()
-        return reception
+                continue
+            self._receptions[study_uid, series_uid] = reception
+            if len(self._receptions) > _KEPT_OPEN:
+                self._let_go(self._receptions.popitem(last=False)[1])
+            return reception
+        raise SpoolError(f"the folder {name} is in the way: it is no reception")
 
     def _make(self, path: str, study_uid: str, series_uid: str) -> None:
         """Make the folder with its file inside and give it its name by one rename; the loser of a race gives way."""
@@ -248,20 +212,22 @@ class Session:
             "receiver_aet": origin.called_ae_title,
             "sender_address": origin.peer_address,
         }
-        descriptor = os.open(f"{hidden}/{names.RECEPTION_FILE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         try:
-            write_all(descriptor, json.dumps(content).encode() + b"\n")
+            self._write_reception_file(f"{hidden}/{names.RECEPTION_FILE}", json.dumps(content).encode() + b"\n")
+            os.rename(hidden, path)
+        except OSError as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+    def _write_reception_file(self, path: str, content: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        try:
+            write_all(descriptor, content)
             if self._intake.fsync:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        try:
-            os.rename(hidden, path)
-        except OSError as error:
-            os.unlink(f"{hidden}/{names.RECEPTION_FILE}")
-            os.rmdir(hidden)
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
 
 
 def _link(draft: Draft, reception: Reception, file_name: str) -> Published:

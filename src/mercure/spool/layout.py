@@ -132,9 +132,9 @@ def draft_name(number: int, size_bytes: int, origin: Origin) -> str:
         (
             str(number),
             str(size_bytes),
-            quote(origin.calling_ae_title, safe=""),
-            quote(origin.called_ae_title, safe=""),
-            quote(origin.peer_address, safe="") + ".dcm",
+            _quoted(origin.calling_ae_title),
+            _quoted(origin.called_ae_title),
+            _quoted(origin.peer_address) + ".dcm",
         )
     )
 
@@ -144,7 +144,12 @@ def parse_draft_name(name: str) -> tuple[int, Origin] | None:
     parts = name.removesuffix(".dcm").split("#")
     if len(parts) != 5 or not name.endswith(".dcm") or not parts[1].isdigit():
         return None
-    return int(parts[1]), Origin(unquote(parts[2]), unquote(parts[3]), unquote(parts[4]))
+    return int(parts[1]), Origin(*(unquote(part, encoding="latin-1") for part in parts[2:]))
+
+
+def _quoted(text: str) -> str:
+    """Write an AE title or address for a file name. Latin-1, as on the wire, keeps the longest name below 255 bytes."""
+    return quote(text, safe="", encoding="latin-1", errors="replace")
 
 
 def check_job_id(job_id: str) -> str:
