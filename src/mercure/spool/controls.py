@@ -13,6 +13,7 @@ from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, move_folder
 from mercure.spool.jobs import Claim, claim
 from mercure.spool.layout import Layout
+from mercure.spool.sealing import new_seal_id
 
 HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
 
@@ -27,11 +28,12 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
         job = taken.read()
         if taken.stage is Stage.OUTGOING:
             taken.defer(_all_due(job, now))
+            layout.control.touch()
             return "is due now"
         if job.fail_stage is FailStage.RECEIVING:
             raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
         if job.fail_stage is FailStage.ROUTING:
-            _route_again(layout, taken)
+            _route_again(layout, taken, now)
             return "is routed again with the rules of now"
         if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
             raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
@@ -48,6 +50,7 @@ def cancel(layout: Layout, job_id: str, now: datetime) -> str:
         taken = claim(layout, stage, job_id)
         if taken is None:
             Path(folder, names.CANCEL_FILE).touch()
+            layout.control.touch()
             return "is being stopped"
         with contextlib.closing(taken):
             failed_at = FailStage.DISPATCHING if stage is Stage.OUTGOING else FailStage.PROCESSING
@@ -61,6 +64,7 @@ def hold(layout: Layout, stage: Stage, job_id: str = "") -> None:
     _check_holdable(layout, stage, job_id)
     folder = layout.stage(stage)
     Path(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE).touch()
+    layout.control.touch()
 
 
 def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
@@ -69,6 +73,7 @@ def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
     folder = layout.stage(stage)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE)
+    layout.control.touch()
 
 
 def _check_holdable(layout: Layout, stage: Stage, job_id: str) -> None:
@@ -89,7 +94,7 @@ def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> C
 
 
 def _all_due(job: Job, now: datetime) -> Job:
-    """Return the job with every target that lacks something to be tried at once, and its count of attempts begun anew."""
+    """Return the job with every target that lacks something due at once, its attempts counted anew."""
     deliveries = tuple(
         delivery
         if delivery.state is DeliveryState.COMPLETE
@@ -99,11 +104,8 @@ def _all_due(job: Job, now: datetime) -> Job:
     return replace(job, deliveries=deliveries)
 
 
-def _route_again(layout: Layout, taken: Claim) -> None:
+def _route_again(layout: Layout, taken: Claim, now: datetime) -> None:
     """Make the job a sealed reception again, by one rename; the router finds it and plans what is not done yet."""
-    target = layout.sealed / f"{taken.id}r"
-    if target.exists():
-        raise SpoolError(f"job {taken.id} is being routed again already")
-    move_folder(taken.folder, target)
+    move_folder(taken.folder, layout.sealed / new_seal_id(now))
     fsync_folder(layout.sealed)
     fsync_folder(layout.stage(taken.stage))

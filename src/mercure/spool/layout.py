@@ -27,6 +27,7 @@ RELEASED_FOLDER = ".released"
 DRAFTS_FOLDER = ".new"
 SEALED_FOLDER = ".sealed"
 JOURNAL_FOLDER = "journal"
+CONTROL_FILE = "control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class Layout:
     def journal(self) -> Path:
         """The journal of events."""
         return self.jobs / JOURNAL_FOLDER
+
+    @property
+    def control(self) -> Path:
+        """Touched after an operator changed a job from outside, so that services look again at what they know."""
+        return self.jobs / CONTROL_FILE
 
     def stage(self, stage: Stage) -> Path:
         """Return the folder of a stage."""
