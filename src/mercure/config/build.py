@@ -14,6 +14,8 @@ from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config
 from mercure.config.targets import KINDS, TargetBase, target_kind
 from mercure.config.values import EntryName
+from mercure.core.errors import ExpressionError
+from mercure.core.rules import Expression
 
 ENTRIES: Final = ("targets", "rules", "modules")
 
@@ -107,12 +109,20 @@ class Builder:
             found = self._checked(Rule, entry, path, flat.entry_names("rules"))
             if found is not None and names.count(found.name) > 1:
                 self._fail((*path, "name"), "another rule has the same name")
+            if found is not None:
+                self._check_condition(found.condition, path)
             if path in self._reasons:
                 label = names[index] if isinstance(names[index], str) else path_text(path)
                 self.broken["rules"][str(label)] = "; ".join(self._reasons[path])
             elif found is not None:
                 made[index] = found
         return made
+
+    def _check_condition(self, condition: str, path: JsonPath) -> None:
+        try:
+            Expression.parse(condition)
+        except ExpressionError as error:
+            self._fail((*path, "condition"), str(error))
 
     def _checked(
         self, model: type[_Model], value: Any, path: JsonPath, elsewhere: Mapping[str, str] | None = None

@@ -89,6 +89,7 @@ _TARGET_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "folder": ("folder", "file_filter"),
     "dummy": (),
 }  # fmt: skip
+_NEVER: Final = "False"
 _EVERY_TARGET: Final = ("target_type", "contact", "comment", "direction")
 _TARGET_NAMES: Final = {
     "ip": "host",
@@ -264,7 +265,10 @@ def _put_rules(made: Translation, rules: dict[str, Any]) -> None:
         made.origins[path] = made.origins[*path, "name"] = theirs
         entry = {"name": name}
         if isinstance(value, dict):
-            entry |= {"condition": "False"} | _renamed(made, path, theirs, value, _RULE_KEYS)
+            entry |= {"condition": _NEVER} | _renamed(made, path, theirs, value, _RULE_KEYS)
+            if isinstance(entry["condition"], str) and not entry["condition"].strip():
+                entry["condition"] = _NEVER
+                made.changes.append(f"{path_text(theirs)} has no expression: the condition becomes {_NEVER}")
         else:
             made.failures.append((path, "must be an object"))
         made.nested["rules"].append(entry)
@@ -285,11 +289,12 @@ def _renamed(
 ) -> dict[str, Any]:
     """Return an entry under our names. A key that the flat form does not know there is a failure of the entry."""
     names = _RENAMED_IN_ENTRIES[str(ours[0])]
+    theirs_by_ours = {renamed: key for key, renamed in names.items() if key in known}
     result = {}
     for key, value in entry.items():
         if key not in known:
             made.origins[*ours, key] = (*theirs, key)
-            made.failures.append(((*ours, key), unknown_key(key, known)))
+            made.failures.append(((*ours, key), unknown_key(key, known, theirs_by_ours)))
             made.left_over.setdefault(ours, {})[key] = value
             continue
         renamed = names.get(key, key)

@@ -26,7 +26,11 @@ def import_flat(text: bytes | str) -> tuple[dict[str, Any], list[str]]:
     builder = Builder(document.lines, translation)
     config = builder.build(translation.nested)
     result = _with_broken_entries(to_json(config), translation, builder)
-    kept = [f"kept with its fault: {problem}" for problem in builder.problems if problem.kind == "schema"]
+    kept = [
+        f"kept with its fault: {problem}"
+        for problem in builder.problems
+        if (problem.kind, problem.severity) == ("schema", "error")
+    ]
     return result, [
         *translation.changes,
         *_defaults(document.value, translation, result, config),

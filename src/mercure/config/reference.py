@@ -37,10 +37,11 @@ def _parts() -> Iterator[str]:
             yield from _table("`receiver.storage_commitment`", StorageCommitment, "Storage commitment (PS3.4 J).")
             yield from _table("`receiver.storage_commitment.ports.<AE title>`", CommitmentPeer, "Where reports go.")
     yield from _table("`rules[]`", Rule, "A list; rules are asked in its order.")
-    yield from _table("`targets.<name>`, every kind", TargetBase, "Keys of every target.")
+    yield from _table("`targets.<name>`, every kind", TargetBase, "Keys of every target.", without={"target_type"})
+    common = set(TargetBase.model_fields) - {"target_type"}
     for kind, model in KINDS.items():
         note = (model.__doc__ or "").strip() + ("" if model.usable else " Not built yet: read in full and kept.")
-        yield from _table(f"`targets.<name>`, target_type `{kind}`", model, note, without=set(TargetBase.model_fields))
+        yield from _table(f"`targets.<name>`, target_type `{kind}`", model, note, without=common)
     yield from _table("`modules.<name>`", Module, "A processing module. Read and kept; no modules are run yet.")
     yield from _flat_form()
 

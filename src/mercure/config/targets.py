@@ -29,6 +29,7 @@ class TargetBase(Frozen):
 
     usable: ClassVar[bool] = True
 
+    target_type: str = Field(description="Tells the kind.")
     contact: str = key("", "Who looks after the target.")
     comment: str = key("", "For people.")
     direction: Literal["push", "pull", "both"] = key("push", "Images are sent to it (push), fetched from it, or both.")

@@ -1,0 +1,82 @@
+from typing import Any
+
+import pytest
+from tests.unit.config.samples import archive, good, route, text_of
+
+from mercure.config.load import Loaded, parse
+
+FOLDER = {"target_type": "folder", "folder": "/srv/out"}
+
+
+def _loaded(value: Any) -> Loaded:
+    return parse(text_of(value), environment={})
+
+
+@pytest.mark.parametrize(
+    ("target", "entry", "message"),
+    [
+        ("nowhere", None, "'nowhere': there is no target of this name"),
+        ("bad", {"target_type": "dicom"}, "'bad': the target cannot be read: host is missing"),
+        ("s3", {"target_type": "s3", "region": "r", "bucket": "b", "prefix": "", "access_key_id": "a",
+                "secret_access_key": "b"}, "'s3': targets of the type s3 are not built yet"),
+        ("dummy", {"target_type": "dummy"}, "'dummy': targets of the type dummy need features.dummy_target"),
+        ("source", archive(direction="pull"), "'source': its direction is pull"),
+        ("", None, "the action route needs a target"),
+    ],
+)  # fmt: skip
+def test_a_rule_whose_target_cannot_be_reached_stays_and_is_reported(target: str, entry: Any, message: str) -> None:
+    targets = {target: entry} if entry is not None else {}
+    loaded = _loaded({"rules": [{"name": "broken", "condition": ""}, route(target=target)], "targets": targets})
+    assert "ct" in [rule.name for rule in loaded.config.rules]
+    (problem,) = [one for one in loaded.problems if one.kind == "reference" and one.path == "rules[1].target"]
+    assert problem.message.startswith(message)
+    assert problem.severity == "error"
+    assert problem not in loaded.schema_errors
+    assert problem.line is not None
+
+
+def test_a_dummy_target_is_usable_when_it_was_asked_for() -> None:
+    loaded = _loaded({"features": {"dummy_target": True}, "targets": {"d": {"target_type": "dummy"}}})
+    assert loaded.why_unusable("d") is None
+
+
+def test_several_targets_are_each_looked_at() -> None:
+    rule = route(target=["archive", "a", "b"])
+    assert [problem.message.partition(":")[0] for problem in _loaded(good(rules=[rule])).problems] == ["'a'", "'b'"]
+
+
+def test_a_disabled_rule_only_warns() -> None:
+    (problem,) = _loaded(good(rules=[route(target="nowhere", disabled=True)])).problems
+    assert (problem.severity, problem.kind) == ("warning", "reference")
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        (route(action="process", processing_module="x", target=""), "rules[0].processing_module"),
+        (route(action="both"), "rules[0].action"),
+        (route(action_trigger="study"), "rules[0].action_trigger"),
+        (route(notification_email="a@b"), "rules[0]"),
+        (route(action="notification", target=""), "rules[0]"),
+    ],
+)
+def test_what_is_not_built_yet_is_said(rule: Any, path: str) -> None:
+    assert path in [problem.path for problem in _loaded(good(rules=[rule])).problems]
+
+
+def test_a_discard_rule_needs_no_target() -> None:
+    assert _loaded(good(rules=[route(action="discard", target="")])).problems == ()
+
+
+def test_placeholders_and_a_late_cleaner_are_warned_of() -> None:
+    loaded = _loaded(
+        {
+            "webgui": {"auth_token_key": "generate_random_key_here"},
+            "bookkeeper": {"api_key": {"env": "TOKEN"}},
+            "cleaner": {"min_free_space_gb": 0.5},
+        }
+    )
+    assert [(problem.path, problem.severity) for problem in loaded.problems] == [
+        ("webgui.auth_token_key", "warning"),
+        ("cleaner.min_free_space_gb", "warning"),
+    ]
