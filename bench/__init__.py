@@ -1,0 +1,1 @@
+"""What Mercure must reach, measured against its peers in one run on one machine: `python -m bench`."""
