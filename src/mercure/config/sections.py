@@ -1,7 +1,7 @@
 """The sections of the configuration that are neither receiver, dispatcher, rules, targets nor modules."""
 
 import zoneinfo
-from datetime import time
+from datetime import UTC, time, tzinfo
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +77,9 @@ class MercureSection(Frozen):
         return own if own is not None else self.data_folder / name
 
     @property
-    def zone(self) -> zoneinfo.ZoneInfo:
-        """The zone of `local_time`."""
-        return zoneinfo.ZoneInfo(self.local_time)
+    def zone(self) -> tzinfo:
+        """The zone of `local_time`. UTC needs no data base of zones."""
+        return UTC if self.local_time == "UTC" else zoneinfo.ZoneInfo(self.local_time)
 
 
 class ProcessorSection(Frozen):

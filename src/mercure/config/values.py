@@ -130,12 +130,12 @@ def _memory_size(value: str) -> str:
 
 
 def _several(value: Any) -> Any:
-    """One text stands for a list of one; an empty one for an empty list."""
+    """One text stands for a list of one, an empty one for none; what stands there twice counts once."""
     if isinstance(value, str):
         return (value,) if value.strip() else ()
-    if isinstance(value, list | tuple):
-        return tuple(item for item in value if item != "")
-    raise ValueError("must be text or a list of texts")
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError("must be text or a list of texts")
+    return tuple(dict.fromkeys(item for item in value if item.strip()))
 
 
 def _comma_separated(value: Any) -> Any:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_an_empty_object_gives_the_defaults() -> None:
     assert loaded.config == Config()
     assert loaded.problems == ()
     assert loaded.config.mercure.folder("incoming") == Path("/opt/mercure/data/incoming")
-    assert loaded.config.mercure.zone.key == "UTC"
+    assert loaded.config.mercure.zone is UTC
 
 
 def test_a_stage_folder_of_its_own_goes_before_the_data_folder() -> None:

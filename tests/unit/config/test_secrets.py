@@ -57,6 +57,7 @@ def test_a_file_that_cannot_hold_a_secret_is_named_without_its_content(tmp_path:
         secret.reveal()
     assert "regular file" in _reason(Secret.parse({"file": str(tmp_path)}))
     assert "regular file" in _reason(Secret.parse({"file": "/dev/zero"}))
+    assert "cannot be read: " in _reason(Secret.parse({"file": "/proc/self/mem"}))
 
 
 def _reason(secret: Secret) -> str:
