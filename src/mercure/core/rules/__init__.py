@@ -15,12 +15,11 @@ The decision and its alternatives: `docs/decisions/0002-rule-language.md`. For w
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mercure.core.tags import Tags
-
 from mercure.core.rules.evaluate import Compiled, compile_node
 from mercure.core.rules.failures import FAILURES, Stop, failed
 from mercure.core.rules.limits import Run
 from mercure.core.rules.syntax import parse
+from mercure.core.tags import Tags
 
 __all__ = ["Evaluation", "Expression"]
 

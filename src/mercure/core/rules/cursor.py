@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.names import WORDS
 from mercure.core.rules.tokens import Token
 
@@ -68,8 +67,6 @@ class Cursor:
 
 
 def _hint(token: Token) -> str:
-    if token.text == "=":
-        return "; use == to compare"
     if token.text == ",":
         return "; a comma joins nothing, write 'and' or 'or'"
     if token.kind == "name" and token.text not in WORDS and token.text.lower() in WORDS:

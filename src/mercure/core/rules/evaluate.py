@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, singledispatch
 
-from mercure.core.rules.failures import FAILURES, Stop, empty_number, failed, missing_tag
+from mercure.core.rules.failures import FAILURES, Stop, empty_number, failed, missing_computed_tag, missing_tag
 from mercure.core.rules.functions import FUNCTIONS
 from mercure.core.rules.limits import EmptyNumberError, LimitExceededError, Run, Value
 from mercure.core.rules.methods import METHODS, TYPE_NAMES
@@ -47,9 +47,9 @@ class _Site:
         if isinstance(error, EmptyNumberError):
             # There are no variables: a value comes from the tags below its node and from nowhere else.
             tags = [part for part in self.node.walk() if isinstance(part, Tag)]
-            names = dict.fromkeys(tag.name for tag in tags if run.is_blank(tag.name, exact=tag.exact))
-            if names:
-                return empty_number(self.operation, tuple(names))
+            names = dict.fromkeys(run.blank(tag.name, exact=tag.exact) for tag in tags)
+            if empty := tuple(name for name in names if name is not None):
+                return empty_number(self.operation, empty)
         return failed(error, self.operation, self.node.column, values)
 
 
@@ -75,7 +75,6 @@ def _(node: Tag) -> Compiled:
         except LimitExceededError as error:
             raise site.end(run, error) from None
         if value is None:
-            run.missing[name] = None
             raise missing_tag(name)
         return value
 
@@ -88,13 +87,14 @@ def _(node: TagAt) -> Compiled:
 
     def tag_at(run: Run) -> Value:
         name = name_of(run)
+        if type(name) is not str:
+            raise site.end(run, TypeError(), name)
         try:
             value = run.value_of(name, exact=True)
-        except FAILURES as error:
-            raise site.end(run, error, name) from None
+        except LimitExceededError as error:
+            raise site.end(run, error) from None
         if value is None:  # the name may come from the value of a tag and is not told
-            run.missing[site.operation] = None
-            raise missing_tag(f"of the name computed at column {node.column}")
+            raise missing_computed_tag(site.operation, node.column)
         return value
 
     return tag_at

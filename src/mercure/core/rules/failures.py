@@ -42,6 +42,11 @@ def missing_tag(name: str) -> Stop:
     return Stop("not_matched", f"the series has no tag {name}", (name,))
 
 
+def missing_computed_tag(form: str, column: int) -> Stop:
+    """Return the same for a name that was computed, perhaps from the value of a tag: it is not told."""
+    return Stop("not_matched", f"the series has no tag of the name computed at column {column}", (form,))
+
+
 def empty_number(operation: str, names: tuple[str, ...]) -> Stop:
     """Return the end of an evaluation that needs a number from a tag which is empty."""
     subject = f"the tag {names[0]} is" if len(names) == 1 else f"the tags {', '.join(names)} are"

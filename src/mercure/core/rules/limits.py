@@ -3,7 +3,7 @@
 The language has no variable, no loop and no function of its own. A value is therefore used once, by the operation
 around it, and the work of an operation is linear in the weight of its operands. So it suffices to weigh values where
 they come into being: no value is heavier than `MAX_WEIGHT`, and all together not heavier than `BUDGET`. The few
-operations that are worse than linear (sorting, hashing, searching text in text, powers) charge for it before they start.
+operations that are worse than linear (sorting, hashing, searching, powers) charge for it before they start.
 """
 
 from collections.abc import Iterable, Iterator
@@ -77,10 +77,10 @@ class Run:
             self.charge(len(value))
         return value
 
-    def is_blank(self, name: str, *, exact: bool) -> bool:
-        """Whether the tag is there and holds nothing but spaces."""
-        value = self.tags.get(name) if exact else self.tags.find(name)
-        return value is not None and not value.strip()
+    def blank(self, name: str, *, exact: bool) -> str | None:
+        """Return the name as the series spells it when this tag is there and holds nothing but spaces, else None."""
+        spelled = name if exact else self.tags.exact_name(name)
+        return spelled if spelled is not None and not self.tags.get(spelled, "0").strip() else None
 
 
 def weigh(value: Value) -> int:

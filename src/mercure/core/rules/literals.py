@@ -9,7 +9,6 @@ import re
 from typing import Final
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.limits import MAX_INTEGER_BITS, MAX_NUMBER_LENGTH
 
 _SIMPLE: Final = {"\n": "", "\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t"}

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Final
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.functions import FUNCTIONS, Function
 from mercure.core.rules.limits import Value
 from mercure.core.rules.methods import METHODS, TYPE_NAMES

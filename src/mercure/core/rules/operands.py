@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.cursor import Cursor
 from mercure.core.rules.functions import FUNCTIONS, Function
 from mercure.core.rules.methods import TYPE_NAMES

@@ -34,7 +34,7 @@ def multiply(run: Run, left: Value, right: Value) -> Value:
 
 
 def _check_repetition(value: Value, times: Value) -> None:
-    if isinstance(times, int) and times > 0 and weigh(value) * times > MAX_WEIGHT:
+    if isinstance(times, int) and times > 0 and (weigh(value) - 1) * times > MAX_WEIGHT:
         raise LimitExceededError
 
 

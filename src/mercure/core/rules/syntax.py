@@ -7,7 +7,6 @@ The grammar has expressions only, and of these only what `tree.py` lists: operat
 from typing import Final
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.operands import Operands
 from mercure.core.rules.tokens import tokenize
 from mercure.core.rules.traps import check_comparison, check_condition, check_operands

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.literals import read_number, read_text
 
 MAX_LENGTH: Final = 10_000

@@ -1,7 +1,6 @@
 """Forms that Python accepts, that always give the same answer and that nobody means: errors that say what to write."""
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.tree import Binary, Boolean, Comparison, Constant, Node, Tag, Unary
 
 

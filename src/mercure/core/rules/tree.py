@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from mercure.core.errors import ExpressionError
-
 from mercure.core.rules.limits import Value
 
 MAX_DEPTH: Final = 100
