@@ -8,6 +8,7 @@ never anything else, and its work is bounded by the number of bytes.
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mercure.core.errors import PermanentError
@@ -34,6 +35,7 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _MAXIMUM_DEPTH = 64
+_FIRST_READ_BYTES = 16 << 10
 _FIRST_INFLATED_BYTES = 64 << 10
 
 MAXIMUM_HEADER_BYTES = 16 << 20
@@ -87,6 +89,25 @@ def read_placing(data: bytes | memoryview, transfer_syntax: str) -> Placing:
     )
 
 
+def read_placing_of(
+    read: Callable[[int], bytes], available: int, transfer_syntax: str, head: bytes | memoryview = b""
+) -> Placing:
+    """Read what decides the place of an instance, taking more of its first bytes as they are needed.
+
+    `read` gives so many bytes from the start of the data set, which has `available` bytes; `head` are those at hand.
+    Raises `HeaderError`.
+    """
+    head = head or read(min(_FIRST_READ_BYTES, available))
+    while True:
+        try:
+            return read_placing(head, transfer_syntax)
+        except Incomplete as incomplete:
+            if len(head) >= min(available, MAXIMUM_HEADER_BYTES):
+                raise HeaderError("the data set ends before its SeriesInstanceUID") from None
+            wanted = max(incomplete.needed, len(head) * 4)
+            head = read(min(wanted, available, MAXIMUM_HEADER_BYTES))
+
+
 def read_elements(
     data: bytes | memoryview, transfer_syntax: str, wanted: frozenset[int], last: int, *, whole: bool = False
 ) -> dict[int, Element]:
@@ -130,7 +151,7 @@ def _walk_explicit(data: bytes | memoryview, wanted: frozenset[int], last: int, 
                 raise Incomplete(value)
             (length,) = unpack_length(data, position + 8)
             if length == _UNDEFINED:
-                position = _skip_sequence(data, value, explicit=vr != b"UN", order=order)
+                position = skip_undefined_length(data, value, explicit=vr != b"UN", order=order)
                 continue
         else:
             value = position + 8
@@ -168,7 +189,7 @@ def _walk_implicit(data: bytes | memoryview, wanted: frozenset[int], last: int, 
             return found
         value = position + 8
         if length == _UNDEFINED:
-            position = _skip_sequence(data, value, explicit=False, order="<")
+            position = skip_undefined_length(data, value, explicit=False, order="<")
             continue
         position = value + length
         if tag in wanted:
@@ -209,7 +230,7 @@ _WALKERS = {
 }
 
 
-def _skip_sequence(data: bytes | memoryview, position: int, *, explicit: bool, order: str) -> int:
+def skip_undefined_length(data: bytes | memoryview, position: int, *, explicit: bool, order: str) -> int:
     """Return the position after a value of undefined length (PS3.5 7.5): a sequence, or UN with implicit items.
 
     Iterative: `open_items` holds, per open level, whether it is an item (its elements follow) or a sequence.

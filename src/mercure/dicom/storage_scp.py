@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from mercure.core.errors import MercureError, SpoolError
 from mercure.dicom import dimse, part10, pdu
 from mercure.dicom.association_scp import Answer, DataSetSink
+from mercure.dicom.commitment import RESOURCE_LIMITATION, CommitmentRequest, send_unconfirmed
+from mercure.dicom.commitment_data import CommitmentDataError, event_report_request
 from mercure.dicom.dimse import Command, CommandSet
-from mercure.dicom.header import MAXIMUM_HEADER_BYTES, HeaderError, Incomplete, Placing, read_placing
+from mercure.dicom.header import Placing, read_placing_of
 from mercure.dicom.negotiation import AcceptedContext
 from mercure.dicom.pdu import AssociateRJ, AssociateRQ
 from mercure.spool.drafts import Draft
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _HEADER_BYTES = 16 << 10
 """Kept of each data set while it passes; nearly every header up to the series UID fits."""
+
+_MAXIMUM_REPORTS = 100
+"""Reports that one association may leave unconfirmed."""
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
@@ -50,7 +55,8 @@ class StorageService:
     min_free_bytes: int
     report: Callable[[str, Origin, Tally], None]
     """Called once for each association that stored or refused something: how it ended, who it was, what it brought."""
-    commitment: Callable[[Origin, bytes, str, Answer, int], None] | None = None
+    commitment: Callable[[Origin, bytes, str], CommitmentRequest] | None = None
+    """Reads the data set of an N-ACTION; see `CommitmentService.requested`. None: no storage commitment."""
 
     def has_space(self) -> bool:
         """Whether the reserve is untouched. An unreadable folder counts as full: nothing could be stored there."""
@@ -70,6 +76,8 @@ class StorageHandler:
         self._origin = Origin("", "", peer_address)
         self._session: Session | None = None
         self._answer: Answer | None = None
+        self._unconfirmed: dict[int, CommitmentRequest] = {}
+        self._reports = 0
         self.tally = Tally()
 
     def admit(self, request: AssociateRQ) -> AssociateRJ | None:
@@ -88,6 +96,8 @@ class StorageHandler:
         kind = command.command
         if kind == Command.C_STORE_RQ and command.has_data_set:
             return StoreSink(self, context_id, context, command)
+        if kind == Command.N_EVENT_REPORT_RSP:
+            self._unconfirmed.pop(command.number(dimse.MESSAGE_ID_RESPONDED_TO), None)
         if kind & dimse.RESPONSE or kind == Command.C_CANCEL_RQ:
             return _Ignored() if command.has_data_set else None
         if kind == Command.N_ACTION_RQ and command.has_data_set and self._service.commitment:
@@ -99,9 +109,10 @@ class StorageHandler:
         return None
 
     def end(self, reason: str) -> None:
-        """Close the session and report."""
+        """Close the session and report. Commitment reports that the peer has not confirmed go another way."""
         if self._session:
             self._session.close()
+        send_unconfirmed(self._unconfirmed.values())
         self._service.report(reason, self._origin, self.tally)
 
     def answer(self, context_id: int, command: bytes) -> None:
@@ -154,11 +165,22 @@ class StorageHandler:
         draft.discard()
 
     def _commit(self, context_id: int, context: AcceptedContext, command: CommandSet, data: bytes) -> None:
-        service = self._service
-        action_is_known = command.number(dimse.ACTION_TYPE_ID, 0) == 1
-        self.answer(context_id, dimse.response_to(command, dimse.SUCCESS if action_is_known else dimse.NO_SUCH_ACTION))
-        if action_is_known and service.commitment and self._answer:
-            service.commitment(self._origin, data, context.transfer_syntax, self._answer, context_id)
+        """Answer an N-ACTION, then report on the same association."""
+        request = None
+        status = dimse.NO_SUCH_ACTION
+        if command.number(dimse.ACTION_TYPE_ID, 0) == 1 and self._service.commitment:
+            try:
+                request = self._service.commitment(self._origin, data, context.transfer_syntax)
+                status = dimse.SUCCESS if len(self._unconfirmed) < _MAXIMUM_REPORTS else RESOURCE_LIMITATION
+            except CommitmentDataError as error:
+                log.warning("storage commitment refused: %s", error)
+                status = dimse.INVALID_ARGUMENT
+        self.answer(context_id, dimse.response_to(command, status))
+        if request and status == dimse.SUCCESS and self._answer:
+            self._reports += 1
+            self._unconfirmed[self._reports] = request
+            report = event_report_request(self._reports, request.event_type)
+            self._answer(context_id, report, request.report(context.transfer_syntax))
 
 
 class StoreSink:
@@ -226,16 +248,11 @@ class StoreSink:
         self._draft = None
 
     def _read_placing(self, draft: Draft) -> Placing:
-        head = self._head
-        while True:
-            try:
-                return read_placing(head, self._context.transfer_syntax)
-            except Incomplete as incomplete:
-                available = draft.size - self._offset
-                if len(head) >= min(available, MAXIMUM_HEADER_BYTES):
-                    raise HeaderError("the data set ends before its SeriesInstanceUID") from None
-                wanted = max(incomplete.needed, len(head) * 4)
-                head = draft.read(min(wanted, available, MAXIMUM_HEADER_BYTES), self._offset)
+        start = self._offset
+        available = draft.size - start
+        return read_placing_of(
+            lambda size: draft.read(size, start), available, self._context.transfer_syntax, self._head
+        )
 
     def _refuse(self, error: OSError) -> None:
         full = error.errno in _DISK_IS_FULL

@@ -15,12 +15,13 @@ _MAXIMUM_CHUNKS = 1000
 class Draft:
     """One instance while it arrives: a file in the worker's folder of drafts. Used by one thread."""
 
-    __slots__ = ("_descriptor", "_number", "_prefix", "path", "size")
+    __slots__ = ("_descriptor", "_is_complete", "_number", "_prefix", "path", "size")
 
     def __init__(self, prefix: str, number: int, existing: str = "") -> None:
-        """Create the file, or open an existing one, which moves below `prefix` when it is completed again."""
+        """Create the file, or open an existing one that is complete and keeps its name."""
         self._prefix = prefix
         self._number = number
+        self._is_complete = bool(existing)
         self.path = existing or f"{prefix}{number}.part"
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if existing else os.O_CREAT | os.O_EXCL)
         self._descriptor = os.open(self.path, flags, 0o640)
@@ -44,15 +45,22 @@ class Draft:
 
     def complete(self, origin: Origin) -> None:
         """Make the draft durable under a name that says that it is whole."""
-        complete = self._prefix + names.draft_name(self._number, self.size, origin)
-        os.rename(self.path, complete)
-        self.path = complete
+        if not self._is_complete:
+            complete = self._prefix + names.draft_name(self._number, self.size, origin)
+            os.rename(self.path, complete)
+            self.path = complete
+            self._is_complete = True
         os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file, whose name stays; safe at any time."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def remove(self) -> None:
         """Close the file and remove this name of it."""
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self.close()
         os.unlink(self.path)
 
     def discard(self) -> None:

@@ -148,7 +148,7 @@ def draft_name(number: int, size_bytes: int, origin: Origin) -> str:
 def parse_draft_name(name: str) -> tuple[int, Origin] | None:
     """Return size in bytes and origin of a complete draft; None for anything else."""
     parts = name.removesuffix(".dcm").split("#")
-    if len(parts) != 5 or not name.endswith(".dcm") or not parts[1].isdigit():
+    if len(parts) != 5 or not name.endswith(".dcm") or not parts[1].isdecimal():
         return None
     return int(parts[1]), Origin(*(unquote(part, encoding="latin-1") for part in parts[2:]))
 
