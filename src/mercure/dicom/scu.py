@@ -128,7 +128,7 @@ class StoreAssociation:
         """Send instances in order and tell `done` the status of each (PS3.4 B.2.3).
 
         `before` is called before each; what it raises ends the transfer between two instances. Raises transient errors
-        when the association breaks, `PermanentError` or `OSError` when a file cannot be read to its end. Whatever was
+        when the association breaks or a file has become shorter, `OSError` when one cannot be read. Whatever was
         answered has been told when this returns or raises; after an error the association is closed.
         """
         waiting = iter(instances)

@@ -7,7 +7,7 @@ peers that announce 16 KB PDUs cost two system calls per megabyte instead of two
 import mmap
 import os
 
-from mercure.core.errors import PermanentError
+from mercure.core.errors import TransientError
 from mercure.dicom.pdu import COMMAND, INVALID_PARAMETER, LAST, PDU_HEADER, PDV_HEADER, PDUType, ProtocolError
 
 BUFFER_BYTES = 1 << 20
@@ -67,7 +67,7 @@ class SendBuffer:
     def load(self, descriptor: int, offset: int, size: int, context_id: int, command: bytes = b"") -> memoryview:
         """Read the next `size` bytes of a data set, or as many as fit, and return the PDUs that carry them.
 
-        A command set is put in front. Raises `PermanentError` when the file ends too soon. The view is valid until
+        A command set is put in front. Raises `TransientError` when the file ends too soon. The view is valid until
         the next load.
         """
         taken = min(size, self.capacity)
@@ -100,5 +100,5 @@ def _read(descriptor: int, slots: list[memoryview], offset: int, size: int) -> N
         part, begin = divmod(done, len(slots[0]))
         count = os.preadv(descriptor, [slots[part][begin:], *slots[part + 1 :]], offset + done)
         if not count:
-            raise PermanentError("the file is shorter than it was when it was opened")
+            raise TransientError("the file is shorter than it was when it was opened")
         done += count
