@@ -41,7 +41,7 @@ class ReceiverSettings:
 
     worker: WorkerSettings
     host: str = ""
-    port: int = 11112
+    port: int | None = 11112
     tls_port: int | None = None
     networks: tuple[Network, ...] = ()
     maximum_associations: int = 100
@@ -126,10 +126,7 @@ class Receiver:
     # -- listening ---------------------------------------------------------------------------------------------------
 
     def _open_listeners(self, settings: ReceiverSettings) -> None:
-        wanted = [(settings.port, False)]
-        if settings.tls_port is not None:
-            wanted.append((settings.tls_port, True))
-        for port, tls in wanted:
+        for port, tls in _wanted_ports(settings):
             listener = _listen(settings.host, port)
             self._listeners[listener] = tls
             self._selector.register(listener, selectors.EVENT_READ, self._accept)
@@ -236,9 +233,8 @@ class Receiver:
     def _change_listeners(
         self, settings: ReceiverSettings, previous: dict[socket.socket, bool], kept: dict[int, socket.socket]
     ) -> None:
-        wanted = [(settings.port, False)] + ([(settings.tls_port, True)] if settings.tls_port is not None else [])
         now: dict[socket.socket, bool] = {}
-        for port, tls in wanted:
+        for port, tls in _wanted_ports(settings):
             try:
                 listener = kept.get(port) or _listen(settings.host, port)
             except SpoolError:
@@ -270,6 +266,11 @@ class Receiver:
                 worker.process.wait()
             worker.control.close()
         self._workers.clear()
+
+
+def _wanted_ports(settings: ReceiverSettings) -> list[tuple[int, bool]]:
+    ports = [(settings.port, False), (settings.tls_port, True)]
+    return [(port, tls) for port, tls in ports if port is not None]
 
 
 def _listen(host: str, port: int) -> socket.socket:

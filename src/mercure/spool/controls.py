@@ -38,6 +38,7 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
         if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
             raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
         taken.commit(replace(_all_due(job, now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
+        layout.control.touch()
         return "is dispatched again to the targets that do not have everything"
 
 
