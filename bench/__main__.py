@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bench import receive, send_series
 from bench.receive import Size
 from bench.results import Report, markdown, write
-from bench.workplace import prepare, remove, wait_for_inodes
+from bench.workplace import prepare, remove
 
 PARTS: dict[str, Callable[[Size], Report]] = {
     "receive": receive.measure,
@@ -30,7 +30,6 @@ def main(arguments: list[str]) -> int:
     size = Size(runs=1 if options.quick else options.runs, quick=options.quick, peers_only=options.peers_only)
     reports = []
     prepare()
-    wait_for_inodes()
     try:
         for name in names:
             report = PARTS[name](size)

@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mercure.dicom.association_scu import Peer
 from mercure.dicom.part10 import read_file_meta
+from mercure.dicom.peer import Peer
 from mercure.dicom.scu import Outgoing, StoreAssociation
 
 

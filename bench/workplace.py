@@ -12,8 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".bench-data"
-_STAMP = FOLDER / "removed"
-_INODE_REST_SECONDS = 65
+_PROBES = 200
+_QUICK_CREATE_SECONDS = 100e-6
+_INODE_PATIENCE_SECONDS = 400
 _numbers = itertools.count()
 _NATIVE = Path(__file__).resolve().parent / "native"
 
@@ -35,6 +36,7 @@ def clean_folder(name: str) -> Iterator[Path]:
     prepare()
     folder = FOLDER / f"{name}-{next(_numbers):04d}"
     folder.mkdir()
+    _wait_for_inodes(folder)
     os.sync()
     try:
         yield folder
@@ -45,13 +47,23 @@ def clean_folder(name: str) -> Iterator[Path]:
         os.sync()
 
 
-def wait_for_inodes() -> None:
-    """Wait until a minute has passed since the end of the last bench: see `clean_folder`."""
-    if _STAMP.exists():
-        left = _STAMP.stat().st_mtime + _INODE_REST_SECONDS - time.time()
-        if left > 0:
-            print(f"waiting {left:.0f} s: the files of the last run have just been deleted", flush=True)
-            time.sleep(left)
+def _wait_for_inodes(folder: Path) -> None:
+    """Wait until files are made quickly here, which they are not for a while after many were deleted: see above."""
+    deadline = time.monotonic() + _INODE_PATIENCE_SECONDS
+    for attempt in itertools.count():
+        probe = folder / f"probe-{attempt}"
+        probe.mkdir()
+        started = time.perf_counter()
+        for number in range(_PROBES):
+            os.close(os.open(probe / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        taken = (time.perf_counter() - started) / _PROBES
+        if taken < _QUICK_CREATE_SECONDS:
+            return
+        if time.monotonic() > deadline:
+            message = f"making a file takes {taken * 1e6:.0f} microseconds on this disk: nothing can be measured here"
+            raise RuntimeError(message)
+        print(f"making a file takes {taken * 1e6:.0f} microseconds: waiting until deleted inodes rest", flush=True)
+        time.sleep(5)
 
 
 def remove() -> None:
@@ -59,7 +71,6 @@ def remove() -> None:
     for folder in FOLDER.iterdir():
         if folder.is_dir() and folder.name != "bin":
             shutil.rmtree(folder)
-    _STAMP.touch()
     os.sync()
 
 
