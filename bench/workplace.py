@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ def clean_folder(name: str) -> Iterator[Path]:
     os.sync()
     try:
         yield folder
+    except Exception:
+        for log in sorted(folder.glob("*.log")):
+            print(f"{log.name}:\n{log.read_text(encoding='utf-8', errors='replace')[-4000:]}", file=sys.stderr)
+        raise
     finally:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink():
