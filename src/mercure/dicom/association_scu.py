@@ -25,9 +25,8 @@ _NO_ROLES: Mapping[str, Role] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A message that the peer sent."""
+    """A response of the peer, and the data set that came with it."""
 
-    context_id: int
     command: CommandSet
     data_set: bytes
 
@@ -96,12 +95,16 @@ class Association:
     def receive_reply(self, context_id: int, request: int, message_id: int) -> Reply:
         """Wait for the response to a message, which has a status. Raises `ProtocolError` when something else comes."""
         try:
-            reply = self._receive_message()
-            _check_response(reply, context_id, request, message_id)
+            deadline = time.monotonic() + self.peer.response_timeout_seconds
+            command_context, data = self._gather(pdu.COMMAND, dimse.MAXIMUM_COMMAND_BYTES, deadline)
+            command = dimse.decode(data)
+            _check_response(command, request, message_id)
+            _check_context(command_context, context_id)
+            data_set = self._data_set_of(context_id, deadline) if command.has_data_set else b""
         except ProtocolError as error:
             self.abort(2, error.reason)
             raise
-        return reply
+        return Reply(command, data_set)
 
     def release(self) -> None:
         """End the association in an orderly way; a peer that does not play its part is left. Does not raise."""
@@ -138,16 +141,10 @@ class Association:
         self.accepted = _accepted(contexts, accept)
         self.roles = accept.roles
 
-    def _receive_message(self) -> Reply:
-        deadline = time.monotonic() + self.peer.response_timeout_seconds
-        context_id, data = self._gather(pdu.COMMAND, dimse.MAXIMUM_COMMAND_BYTES, deadline)
-        command = dimse.decode(data)
-        data_set = b""
-        if command.has_data_set:
-            data_context, data_set = self._gather(0, _MAXIMUM_REPLY_BYTES, deadline)
-            if data_context != context_id:
-                raise ProtocolError("command and data set have different contexts", pdu.INVALID_PARAMETER)
-        return Reply(context_id, command, data_set)
+    def _data_set_of(self, context_id: int, deadline: float) -> bytes:
+        data_context, data = self._gather(0, _MAXIMUM_REPLY_BYTES, deadline)
+        _check_context(data_context, context_id)
+        return data
 
     def _gather(self, kind: int, limit: int, deadline: float) -> tuple[int, bytes]:
         """Return context id and bytes of the next command set or data set."""
@@ -199,13 +196,18 @@ class Association:
         raise ProtocolError(f"PDU {event.kind} has no place here", pdu.UNEXPECTED_PDU)
 
 
-def _check_response(reply: Reply, context_id: int, request: int, message_id: int) -> None:
+def _check_response(command: CommandSet, request: int, message_id: int) -> None:
     """Raise `ProtocolError` unless this is the response to that message, with a status."""
-    if reply.context_id != context_id or reply.command.command != request | dimse.RESPONSE:
+    if command.command != request | dimse.RESPONSE:
         raise ProtocolError("the peer sent another message than the response", pdu.UNEXPECTED_PDU)
-    if reply.command.number(dimse.MESSAGE_ID_RESPONDED_TO) != message_id:
+    if command.number(dimse.MESSAGE_ID_RESPONDED_TO) != message_id:
         raise ProtocolError("the response belongs to another message", pdu.INVALID_PARAMETER)
-    reply.command.number(dimse.STATUS)
+    command.number(dimse.STATUS)
+
+
+def _check_context(found: int, expected: int) -> None:
+    if found != expected:
+        raise ProtocolError("the response has another presentation context", pdu.INVALID_PARAMETER)
 
 
 def _accept_in(answer: ControlPDU, peer: Peer) -> pdu.AssociateAC:
