@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from mercure.core.errors import ExpressionError
-from mercure.core.rules.limits import MAX_INTEGER_BITS, MAX_NUMBER_LENGTH
+from mercure.core.rules.limits import MAX_NUMBER_LENGTH
 
 _SIMPLE: Final = {"\n": "", "\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t"}
 _HEXADECIMAL: Final = {"x": 2, "u": 4, "U": 8}
@@ -18,25 +18,22 @@ _HEX_DIGITS: Final = re.compile(r"[0-9a-fA-F]+")
 
 
 def read_number(word: str, column: int) -> int | float | complex:
-    """Return the number that the word stands for. Raises `ExpressionError`."""
+    """Return the number that the word stands for. Raises `ExpressionError`.
+
+    The limit of its length keeps an integer below the limit of its bits.
+    """
     if len(word) > MAX_NUMBER_LENGTH:
         raise ExpressionError("the number is too long", column)
     plain = word.replace("_", "").lower()
     if plain.startswith(("0x", "0o", "0b")):
-        return _checked(int(plain, 0), column)
+        return int(plain, 0)
     if plain.endswith("j"):
         return complex(plain)
     if not plain.isdigit():
         return float(plain)
     if plain.startswith("0") and plain.strip("0"):
         raise ExpressionError("a number has no leading zeros; put the digits of a text in quotes", column)
-    return _checked(int(plain), column)
-
-
-def _checked(number: int, column: int) -> int:
-    if number.bit_length() > MAX_INTEGER_BITS:
-        raise ExpressionError("the number is too large", column)
-    return number
+    return int(plain)
 
 
 def read_text(source: str, start: int, opening: str) -> tuple[str, int]:

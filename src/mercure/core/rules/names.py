@@ -22,12 +22,13 @@ WORDS: Final = frozenset({"and", "or", "not", "in", "is"})
 _KNOWN: Final = (*FUNCTIONS, *CONSTANTS, *WORDS, TAGS)
 _LOWER: Final = MappingProxyType({name.lower(): name for name in _KNOWN})
 _KEYWORD: Final = re.compile(r"[A-Z][a-z]+[A-Za-z]*")
+_SHOWN_LENGTH: Final = 40
 _FORMATTING: Final = frozenset({"format", "format_map"})
 
 
 def unknown_name(token: Token) -> ExpressionError:
     """Return the error for a name that the language does not have, with a guess what was meant."""
-    name = token.text
+    name = token.text[:_SHOWN_LENGTH]
     known = _LOWER.get(name.lower())
     if known is None and _KEYWORD.fullmatch(name):
         return ExpressionError(f"unknown name {name!r}: a tag is written tags.{name} or @{name}@", token.column)
@@ -43,7 +44,8 @@ def method_forms(token: Token) -> list[Function]:
     if name in _FORMATTING:
         raise ExpressionError("formatting is not part of the rule language; compare the parts one by one", token.column)
     if name.startswith("_"):
-        raise ExpressionError(f"{name!r}: names that start with an underscore cannot be used", token.column)
+        raise ExpressionError("names that start with an underscore cannot be used", token.column)
+    name = name[:_SHOWN_LENGTH]
     raise ExpressionError(f"unknown method {name!r}{_meant(get_close_matches(name, METHODS, 1))}", token.column)
 
 

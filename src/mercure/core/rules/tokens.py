@@ -31,6 +31,7 @@ class Token:
     value: object = None
 
 
+_SHOWN_LENGTH: Final = 64
 _CURLY: Final = "\u201c\u201d\u201e\u2018\u2019\u201a"
 """Quotes as word processors set them."""
 _TAG_NAME: Final = r"[A-Za-z][A-Za-z0-9_]*|[0-9A-Fa-f]{4},[0-9A-Fa-f]{4}"
@@ -139,7 +140,8 @@ def _token(match: re.Match[str], before: list[Token]) -> Token:
             _check_name(word, column)
             return Token("name", word, column)
         case "percent":
-            raise ExpressionError(f"{word} is not a tag; write @{word[1:-1]}@ or tags.{word[1:-1]}", column)
+            name = word[1:-1][:_SHOWN_LENGTH]
+            raise ExpressionError(f"%{name}% is not a tag; write @{name}@ or tags.{name}", column)
         case "refused":
             raise ExpressionError(f"{word} cannot be used here: {_hint(word)}", column)
     if word == "=" and not _names_option(before):

@@ -3,6 +3,7 @@ import ast
 import pytest
 
 from mercure.core.errors import ExpressionError
+from mercure.core.rules.limits import MAX_INTEGER_BITS, MAX_NUMBER_LENGTH
 from mercure.core.rules.syntax import parse
 from mercure.core.rules.tree import Constant
 
@@ -73,19 +74,16 @@ def test_escapes_that_nobody_means_are_refused_with_advice(text: str) -> None:
         ("b'CT'", 1, "prefix"),
         ("007", 1, "leading zeros"),
         ("9" * 1001, 1, "too long"),
-        ("0x" + "f" * 998, 1, None),
         ("0x" + "f" * 1025, 1, "too long"),
-        ("0b" + "1" * 900, 1, None),
     ],
 )
-def test_broken_literals_are_refused_where_they_start(text: str, column: int, message: str | None) -> None:
-    if message is None:
-        assert isinstance(value(text), int)
-        return
+def test_broken_literals_are_refused_where_they_start(text: str, column: int, message: str) -> None:
     with pytest.raises(ExpressionError, match=message) as caught:
         parse(text.replace("x ==", "1 =="))
     assert caught.value.column == column
 
 
-def test_an_integer_literal_has_no_more_bits_than_a_result_may_have() -> None:
-    assert value("0x" + "f" * 998) == int("f" * 998, 16)
+def test_the_longest_integer_literal_has_no_more_bits_than_a_result_may_have() -> None:
+    longest = value("0x" + "f" * (MAX_NUMBER_LENGTH - 2))
+    assert isinstance(longest, int)
+    assert longest.bit_length() <= MAX_INTEGER_BITS

@@ -271,6 +271,13 @@ def test_deep_nesting_and_length_are_refused_in_little_time(text: str) -> None:
         Expression.parse(text)
 
 
+@pytest.mark.parametrize("text", ["{}", "{}()", "'a'.{}()", "%{}%", "tags.A {}"])
+def test_a_long_wrong_name_is_told_in_short(text: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        Expression.parse(text.format("loweruppersplit" * 600))
+    assert len(caught.value.message) < 250
+
+
 def test_long_but_flat_rules_are_accepted() -> None:
     assert Expression.parse(" or ".join(["tags.Modality == 'XX'"] * 400)).text
     assert Expression.parse("tags.Modality in [" + "'CT'," * 1900 + "]").text
