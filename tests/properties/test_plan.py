@@ -123,8 +123,7 @@ def test_a_mended_configuration_gets_all_done_once_by_both_plans(
     some: list[RoutingRule], known: dict[str, str]
 ) -> None:
     mended_rules = [
-        one if one.expression not in (None, FAILING) else replace(one, expression=FINE[0], broken="", fallback=False)
-        for one in some
+        one if one.expression not in (None, FAILING) else replace(one, expression=FINE[0], broken="") for one in some
     ]
     mended_targets = dict.fromkeys(NAMES, "")
     at_once = make_plan(TAGS, mended_rules, mended_targets)
