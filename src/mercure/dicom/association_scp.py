@@ -109,6 +109,8 @@ class AssociationSCP:
         while True:
             if not self._accepted:
                 timeout = requested_by - time.monotonic()
+                if timeout <= 0:
+                    raise TimeoutError("no association request in time")
             elif self._sink or self._command or self._framer.in_message:
                 timeout = timeouts.dimse
             else:
