@@ -35,6 +35,9 @@ from mercure.spool.sealing import Contents, PlacedJob, Sealed
 log = logging.getLogger(__name__)
 
 _FULL_SCAN_SECONDS = 60.0
+_SCAN_SHARE = 20
+"""Listing `incoming/` may cost one part in so many of the router's time, however many receptions there are."""
+
 _RACY_SECONDS = 2.0
 """A folder whose time stamp is younger than this may change again within the same tick: it is listed again."""
 
@@ -81,6 +84,7 @@ class Router:
         self._seen: dict[str, tuple[float, float]] = {}
         self._resume_at = float("-inf")
         self._scanned_at = float("-inf")
+        self._scan_again_at = float("-inf")
         self._incoming_mtime = 0
         self._not_before: dict[str, float] = {}
         self._server = socket.gethostname()
@@ -133,7 +137,9 @@ class Router:
         mtime = os.stat(self._layout.incoming).st_mtime_ns
         quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
         changed = mtime != self._incoming_mtime
-        if changed or moment - self._scanned_at >= _FULL_SCAN_SECONDS:
+        if moment < self._scan_again_at:
+            pass  # the last listing was long: others come first
+        elif changed or moment - self._scanned_at >= _FULL_SCAN_SECONDS:
             listed = set(sealing.receptions(self._layout))
             if moment - self._scanned_at >= _FULL_SCAN_SECONDS:
                 self._known.clear()
@@ -142,6 +148,7 @@ class Router:
                 self._schedule(reception)
             self._known = listed
             self._scanned_at = moment
+            self._scan_again_at = moment + (self._clock.monotonic() - moment) * _SCAN_SHARE
             self._incoming_mtime = mtime if quiet else 0
         if self._settings.completion.on_release:
             self._follow_hints()
