@@ -205,6 +205,7 @@ def from_json(data: Json) -> Job:
 
 
 def _series(info: Mapping[str, Json], ours: Mapping[str, Json]) -> SeriesInfo:
+    serial = info.get("device_serial_number")
     return SeriesInfo(
         series_uid=_text(info, "uid"),
         study_uid=str(ours.get("study_uid") or ""),
@@ -214,7 +215,7 @@ def _series(info: Mapping[str, Json], ours: Mapping[str, Json]) -> SeriesInfo:
         patient_name=str(info.get("patient_name") or MISSING),
         patient_id=str(info.get("mrn") or MISSING),
         accession_number=str(info.get("acc") or MISSING),
-        device_serial_number=info.get("device_serial_number"),
+        device_serial_number=None if serial is None else str(serial),
     )
 
 
