@@ -71,9 +71,10 @@ def receiver(
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     running = Receiver(listener.getsockname()[1], layout, intake)
 
-    def report(_how: str, origin: Origin, tally: Tally) -> None:
+    def report(how: str, origin: Origin, tally: Tally) -> None:
         running.origins.append(origin)
         running.tallies.append(tally)
+        running.ends.append(how)
 
     requested = commitment.requested if commitment else None
     service = StorageService(intake, layout, min_free_bytes, report, requested)
@@ -87,7 +88,9 @@ def receiver(
             wires.append(wire)
             handler = StorageHandler(service, address)
             association = AssociationSCP(wire, handler, policy or AcceptancePolicy(), timeouts or Timeouts())
-            running.ends.append(association.serve(refusal))
+            how = association.serve(refusal)
+            if handler._session is None:  # never accepted, so never reported
+                running.ends.append(how)
         except ssl.SSLError as error:
             connection.close()
             running.ends.append(f"TLS: {error.reason}")

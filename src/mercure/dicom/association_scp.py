@@ -4,6 +4,7 @@ The thread that calls `serve` reads, decodes and answers; what a command means i
 A data set is never gathered here: its bytes go to the handler's sink as they come.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class AssociationSCP:
         self._sink: DataSetSink | None = None
         self._sink_context = 0
         self._over = ""
+        self._said_goodbye = False
 
     def serve(self, refusal: AssociateRJ | None = None) -> str:
         """Run the association and return how it ended, in a few words. Never raises for what a peer can do.
@@ -95,12 +97,21 @@ class AssociationSCP:
         except (ConnectionEndedError, OSError) as error:
             self._over = f"connection lost: {error}"
         finally:
+            self._end()
+        return self._over
+
+    def _end(self) -> None:
+        """Tell the handler at once; then give the peer the time to read our last PDU."""
+        try:
             if self._sink:
                 self._sink.abandon()
             if self._accepted:
                 self._handler.end(self._over or "failed")
-            self._wire.close()
-        return self._over
+        finally:
+            if self._said_goodbye:
+                self._wire.finish()
+            else:
+                self._wire.close()
 
     def _run(self, refusal: AssociateRJ | None) -> str:
         buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -169,8 +180,7 @@ class AssociationSCP:
         if event.kind == PDUType.ABORT:
             return "aborted by the peer"
         if event.kind == PDUType.RELEASE_RQ and self._accepted:
-            self._wire.write(pdu.RELEASE_RP)
-            self._wire.finish()
+            self._say_goodbye(pdu.RELEASE_RP)
             return "released"
         raise ProtocolError(f"unexpected PDU of type {event.kind}", pdu.UNEXPECTED_PDU)
 
@@ -179,8 +189,7 @@ class AssociationSCP:
         if isinstance(answer, AssociateAC):
             answer = self._handler.admit(request) or answer
         if isinstance(answer, AssociateRJ):
-            self._wire.write(answer.encode())
-            self._wire.finish()
+            self._say_goodbye(answer.encode())
             return f"rejected: result {answer.result}, source {answer.source}, reason {answer.reason}"
         self._contexts = accepted_contexts(request, answer)
         self._peer_maximum = request.maximum_length
@@ -193,8 +202,9 @@ class AssociationSCP:
         self._wire.write(pdu.encode_message(context_id, command, data_set, self._peer_maximum))
 
     def _abort(self, reason: int) -> None:
-        try:
-            self._wire.write(pdu.encode_abort(2, reason))
-            self._wire.finish()
-        except (ConnectionEndedError, OSError):
-            self._wire.close()
+        with contextlib.suppress(OSError):
+            self._say_goodbye(pdu.encode_abort(2, reason))
+
+    def _say_goodbye(self, last: bytes) -> None:
+        self._wire.write(last)
+        self._said_goodbye = True

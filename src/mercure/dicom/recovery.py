@@ -62,6 +62,6 @@ def _placing(draft: Draft) -> Placing:
     meta = part10.read_file_meta(draft.path)
     start = meta.data_set_offset
     placing = read_placing_of(lambda size: draft.read(size, start), meta.data_set_size, meta.transfer_syntax_uid)
-    if placing.sop_instance_uid != meta.sop_instance_uid:
+    if placing.sop_instance_uid not in ("", meta.sop_instance_uid):
         raise SpoolError("SOPInstanceUID of the data set is not that of the C-STORE request")
     return placing

@@ -238,7 +238,7 @@ class StoreSink:
     def _place(self, draft: Draft) -> None:
         try:
             placing = self._read_placing(draft)
-            if placing.sop_instance_uid != self._command.uid(dimse.AFFECTED_SOP_INSTANCE_UID):
+            if placing.sop_instance_uid not in ("", self._command.uid(dimse.AFFECTED_SOP_INSTANCE_UID)):
                 self._status = dimse.DATA_SET_MISMATCH
                 raise SpoolError("SOPInstanceUID of the data set is not that of the C-STORE request")
             self._handler.place(draft, placing)
