@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-_NAME: Final = re.compile(r"(?P<service>[A-Za-z0-9_.-]+)-(?P<pid>[0-9]+)-(?P<start>[0-9]{1,20})\.jsonl")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_NAME: Final = re.compile(rf"{_SERVICE.pattern}-[0-9]+-(?P<start>[0-9]{{1,20}})\.jsonl")
 
 
 def check_service(service: str) -> str:
