@@ -26,6 +26,13 @@ _NOT_STORAGE = frozenset(
         STORAGE_COMMITMENT_PUSH_MODEL,
         "1.2.840.10008.1.3.10",  # Media Storage Directory Storage is for media only
         "1.2.840.10008.3.1.2.3.3",  # Modality Performed Procedure Step
+        # Services that stand in the branches of the storage SOP classes:
+        *(f"1.2.840.10008.5.1.4.1.1.200.{last}" for last in (4, 5, 6)),  # Protocol Approval, query and retrieve
+        *(f"1.2.840.10008.5.1.4.1.1.201.{last}" for last in (2, 3, 4, 5, 6)),  # Inventory, Repository Query
+        *(f"1.2.840.10008.5.1.4.34.{last}" for last in (2, 3, 8, 9)),  # RT Machine Verification
+        *(f"1.2.840.10008.5.1.4.34.4.{last}" for last in (1, 2, 3, 4)),  # Unified Procedure Step, trial
+        *(f"1.2.840.10008.5.1.4.34.6.{last}" for last in (1, 2, 3, 4, 5)),  # Unified Procedure Step
+        *(f"1.2.840.10008.5.1.4.{branch}.{last}" for branch in (43, 44, 45) for last in (2, 3, 4)),  # Implant Templates
     }
 )
 
@@ -34,6 +41,8 @@ _STANDARD_ROOT = "1.2.840.10008."
 _STORAGE_PREFIXES = (
     "1.2.840.10008.5.1.4.1.1.",  # the storage SOP classes
     "1.2.840.10008.5.1.4.34.",  # RT treatment and beams delivery storage
+    "1.2.840.10008.5.1.4.38.1",  # Hanging Protocol Storage
+    "1.2.840.10008.5.1.4.39.1",  # Color Palette Storage
     "1.2.840.10008.5.1.4.43.",  # implant templates, generic
     "1.2.840.10008.5.1.4.44.",
     "1.2.840.10008.5.1.4.45.",
