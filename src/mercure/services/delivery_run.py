@@ -13,8 +13,11 @@ from mercure.core.errors import CancelledError, PermanentError, TransientError
 from mercure.core.task import Delivery, DeliveryState, Job, Priority
 from mercure.spool.job_files import Ledger, read_ledger
 from mercure.spool.jobs import Claim
+from mercure.spool.layout import LEDGER_FILE, sop_instance_uid_of
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class DeliveryRun:
         self._sent += result.outcome.is_there
 
     def check(self) -> None:
-        """Raise `CancelledError` when the attempt is to end."""
+        """Raise `CancelledError` when the attempt is to end. Called before each instance, so it is progress, too."""
+        self.progressed_at = self._clock.monotonic()
         if self._cancelled:
             raise CancelledError(self._cancelled)
 
@@ -162,8 +166,15 @@ class DeliveryRun:
         if silent:
             return TransientError(f"{silent} of {total} instances have no result")
         if refused:
-            return PermanentError(f"{len(refused)} of {total} instances refused: {refused[0].detail}")
+            return PermanentError(f"{len(refused)} of {total} instances refused: {_listed(refused)}")
         return None
+
+
+def _listed(results: list[InstanceResult]) -> str:
+    """Return the instances with their reasons, for a person; of many only some, the ledger has them all."""
+    shown = [f"{sop_instance_uid_of(result.name) or result.name} ({result.detail})" for result in results[:_SHOWN]]
+    more = len(results) - len(shown)
+    return ", ".join([*shown, f"and {more} more (see {LEDGER_FILE})"] if more else shown)
 
 
 def settled(delivery: Delivery, state: DeliveryState, at: datetime, detail: str = "") -> Delivery:

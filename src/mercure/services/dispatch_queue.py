@@ -31,6 +31,8 @@ class DispatchQueue:
         self._layout = layout
         self._lines: dict[str, WaitingLine] = {}
         self._delayed: list[tuple[float, int, Unit, Candidate]] = []
+        self._times: dict[Unit, float] = {}
+        self._later: list[tuple[float, str]] = []
         self._known: set[str] = set()
         self._sequence = itertools.count()
         self._turn = 0
@@ -45,15 +47,21 @@ class DispatchQueue:
         for job_id in sorted(fresh):
             self._read(job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Read the job anew at the next scan, if it is still there."""
-        self._known.discard(job_id)
+    def __contains__(self, job_id: object) -> bool:
+        """Whether the job was in `outgoing/` at the last scan."""
+        return job_id in self._known
+
+    def read_later(self, job_id: str, at: float) -> None:
+        """Read the job anew at a time (seconds since the epoch), if it is still there."""
+        heapq.heappush(self._later, (at, job_id))
 
     def forget_all(self) -> None:
         """Read everything anew at the next scan."""
         self._known.clear()
         self._lines.clear()
         self._delayed.clear()
+        self._times.clear()
+        self._later.clear()
         self.odd.clear()
 
     def add(self, job: Job, *, not_before: float = 0.0) -> None:
@@ -65,14 +73,21 @@ class DispatchQueue:
             self._put(Unit(job.id, delivery.target), self._candidate(job), max(own, not_before))
 
     def due(self, now: float) -> None:
-        """Move the units whose time has come into their lines."""
+        """Move the units whose time has come into their lines, and read the jobs that were to be read by now."""
+        while self._later and self._later[0][0] <= now:
+            self._read(heapq.heappop(self._later)[1])
         while self._delayed and self._delayed[0][0] <= now:
-            _, _, unit, candidate = heapq.heappop(self._delayed)
-            self._line(unit.target).add(candidate)
+            at, _, unit, candidate = heapq.heappop(self._delayed)
+            if self._times.get(unit) == at:
+                del self._times[unit]
+                self._line(unit.target).add(candidate)
 
     def next_due(self) -> float | None:
         """Return when the next unit becomes due (seconds since the epoch), or None."""
-        return self._delayed[0][0] if self._delayed else None
+        while self._delayed and self._times.get(self._delayed[0][2]) != self._delayed[0][0]:
+            heapq.heappop(self._delayed)
+        times = [heap[0][0] for heap in (self._delayed, self._later) if heap]
+        return min(times, default=None)
 
     def targets(self) -> Iterator[str]:
         """Return the targets that something waits for."""
@@ -129,9 +144,13 @@ class DispatchQueue:
         return Candidate(job.id, job.priority, job.created_at, next(self._sequence))
 
     def _put(self, unit: Unit, candidate: Candidate, not_before: float) -> None:
+        """Give a unit its one place; an earlier one is given up."""
         if not_before > 0.0:
+            self._line(unit.target).remove(unit.job_id)
+            self._times[unit] = not_before
             heapq.heappush(self._delayed, (not_before, next(self._sequence), unit, candidate))
         else:
+            self._times.pop(unit, None)
             self._line(unit.target).add(candidate)
 
     def _line(self, target: str) -> WaitingLine:

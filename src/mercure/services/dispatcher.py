@@ -14,21 +14,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, timedelta, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 
 from mercure.core.clock import Clock
 from mercure.core.delivery import Target
-from mercure.core.errors import CancelledError, PermanentError, SpoolError, TransientError
-from mercure.core.events import Event, EventKind, EventSink
-from mercure.core.retry import RetryPolicy, TargetHealth
+from mercure.core.errors import SpoolError
+from mercure.core.events import EventKind, EventSink
+from mercure.core.retry import RetryPolicy
 from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
-from mercure.core.task import DeliveryState, FailStage, Job
+from mercure.core.task import DeliveryState
+from mercure.services.circuits import Circuits
 from mercure.services.delivery_run import ActiveJob, DeliveryRun, settled
 from mercure.services.dispatch_queue import DispatchQueue, Unit
 from mercure.services.folder_bell import FolderBell
 from mercure.services.service import Bell
+from mercure.services.settlement import BY_OPERATOR, STOPPING, Settlement, is_waiting
 from mercure.spool.jobs import Claim, claim, is_held
 from mercure.spool.layout import Layout
 
@@ -41,9 +43,10 @@ _FULL_SCAN_SECONDS = 60.0
 _AGAIN_SECONDS = 2.0
 """When a job that another process has claimed, or that an operator holds, is looked at again."""
 
+_TROUBLE_SECONDS = 5.0
+"""When a job that the disk does not let us move or write is tried again."""
+
 _STOP_SECONDS = 5.0
-_STOPPING = "the dispatcher is stopping"
-_OPERATOR = "cancelled by an operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +88,25 @@ class Dispatcher:
         self._layout = layout
         self._settings = settings
         self._clock = clock
-        self._events = events
+        self._settlement = Settlement(clock, events)
         self._draw = draw
         self._bell = Bell()
         self._queue = DispatchQueue(layout)
         self._active: dict[str, ActiveJob] = {}
         self._ended: list[DeliveryRun] = []
         self._ended_lock = threading.Lock()
-        self._health: dict[str, TargetHealth] = {}
+        self._circuits = Circuits()
+        self._circuits.follow(_policies(settings), ())
         self._outgoing_mtime = 0
         self._control_mtime = 0
         self._scanned_at = float("-inf")
         self._cancel_checked_at = float("-inf")
+        self._next_settings: DispatcherSettings | None = None
+        self._troubles: dict[str, str] = {}
 
     def configure(self, settings: DispatcherSettings) -> None:
-        """Follow new settings; deliveries that run go on with the targets they have."""
-        old, self._settings = self._settings, settings
-        self._health = {name: health for name, health in self._health.items() if name in settings.targets}
-        for name, setup in old.targets.items():
-            if settings.targets.get(name) is not setup:
-                self._health.pop(name, None)
-                setup.target.close()
-        self._control_mtime = -1
+        """Follow new settings soon; deliveries that run go on with the targets they have. Callable from any thread."""
+        self._next_settings = settings
         self._bell.ring()
 
     def wake(self) -> None:
@@ -131,6 +131,9 @@ class Dispatcher:
 
     def step(self) -> None:
         """Settle what ended, notice what is new, and start what may start. Does not wait for any target."""
+        if self._next_settings:
+            settings, self._next_settings = self._next_settings, None
+            self._follow(settings)
         self._settle_ended()
         self._scan()
         self._pass_on_cancels()
@@ -142,6 +145,14 @@ class Dispatcher:
         """Whether nothing is being sent."""
         return not self._active
 
+    def _follow(self, settings: DispatcherSettings) -> None:
+        old, self._settings = self._settings, settings
+        changed = {name: setup for name, setup in old.targets.items() if settings.targets.get(name) is not setup}
+        self._circuits.follow(_policies(settings), changed)
+        for setup in changed.values():
+            setup.target.close()
+        self._control_mtime = -1  # what waited for a target that is mended goes on at once
+
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def _seconds_to_wait(self) -> float:
@@ -150,6 +161,10 @@ class Dispatcher:
         due = self._queue.next_due()
         if due is not None:
             wait = min(wait, due - now)
+        moment = self._clock.monotonic()
+        probe = self._circuits.next_probe(self._queue.targets(), moment)
+        if probe is not None:
+            wait = min(wait, probe - moment)
         if self._active:
             wait = min(wait, _CANCEL_SECONDS)
         return max(wait, 0.001)
@@ -167,6 +182,7 @@ class Dispatcher:
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
             self._outgoing_mtime = mtime if quiet else 0
             self._queue.scan()
+            self._troubles = {job_id: reason for job_id, reason in self._troubles.items() if job_id in self._queue}
         self._queue.due(self._clock.now().timestamp())
 
     def _settle_odd(self) -> None:
@@ -177,29 +193,22 @@ class Dispatcher:
                 continue
             taken = self._claim(job_id)
             if taken is None:
+                self._queue.read_later(job_id, self._clock.now().timestamp() + _AGAIN_SECONDS)
                 continue
-            with contextlib.closing(taken):
-                self._settle_one_odd(taken)
-
-    def _settle_one_odd(self, taken: Claim) -> None:
-        now = self._clock.now()
-        try:
-            job = taken.read()
-        except SpoolError as error:
-            log.error("job %s is damaged: %s", taken.id, error)  # noqa: TRY400
-            taken.fail_unreadable(str(error), now)
-            self._emit(EventKind.JOB_SETTLED, None, taken.id, detail=Stage.ERROR.value)
-            return
-        if not job.deliveries:
-            self._fail(taken, job, "the job names no target")
-        else:
-            self._finish(taken, job)
+            try:
+                with contextlib.closing(taken):
+                    job = self._settlement.odd(taken)
+            except (OSError, SpoolError) as error:
+                self._put_off(job_id, "settled", error)
+            else:
+                if job:
+                    self._queue.add(job)
 
     def _claim(self, job_id: str) -> Claim | None:
         try:
             return claim(self._layout, Stage.OUTGOING, job_id)
         except (SpoolError, OSError) as error:
-            log.error("job %s cannot be claimed: %s", job_id, error)  # noqa: TRY400
+            self._complain(job_id, "claimed", error)
             return None
 
     # -- starting ----------------------------------------------------------------------------------------------------
@@ -224,7 +233,7 @@ class Dispatcher:
 
     def _may_start(self, target: str, running: int, moment: float) -> bool:
         setup = self._settings.targets.get(target)
-        return setup is not None and running < setup.max_parallel and self._health_of(target).may_try(moment)
+        return setup is not None and running < setup.max_parallel and self._circuits.may_try(target, moment)
 
     def _start(self, unit: Unit, moment: float) -> None:
         if is_held(self._layout, Stage.OUTGOING, unit.job_id):
@@ -233,15 +242,18 @@ class Dispatcher:
         active = self._active.get(unit.job_id) or self._activate(unit)
         if active is None or unit.target in active.running:
             return
-        if unit.target not in {d.target for d in active.job.deliveries if d.state is DeliveryState.WAITING}:
-            self._settle_job(active)
+        now = self._clock.now()
+        waiting = {d.target: d for d in active.job.deliveries if d.state is DeliveryState.WAITING}
+        delivery = waiting.get(unit.target)
+        if delivery is None or (delivery.not_before and delivery.not_before > now):
+            self._settle_job(active)  # another process was here since; what waits goes back to its place
             return
         setup = self._settings.targets[unit.target]
         run = DeliveryRun(active, unit.target, setup.target, self._clock, lambda: self._on_end(run))
         active.running[unit.target] = run
-        self._health[unit.target] = self._health_of(unit.target).begin()
+        self._circuits.begin(unit.target)
         run.progressed_at = moment
-        self._emit(EventKind.DELIVERY_STARTED, active.job, target=unit.target)
+        self._settlement.emit(EventKind.DELIVERY_STARTED, active.job, target=unit.target)
         run.start()
 
     def _activate(self, unit: Unit) -> ActiveJob | None:
@@ -252,9 +264,13 @@ class Dispatcher:
             return None
         try:
             active = ActiveJob(taken, taken.read())
-        except (SpoolError, OSError):
+        except SpoolError:
             taken.close()
             self._queue.odd.append(unit.job_id)
+            return None
+        except OSError as error:
+            taken.close()
+            self._put_off(unit.job_id, "opened", error)
             return None
         self._active[active.job.id] = active
         return active
@@ -273,12 +289,12 @@ class Dispatcher:
         why = self._settings.unusable.get(target, "is not in the configuration")
         for unit in self._queue.drain(target):
             active = self._active.get(unit.job_id) or self._activate(unit)
-            if active is None:
+            if active is None or target in active.running:
                 continue
-            log.error("target %s of job %s %s", target, unit.job_id, why)
-            delivery = next(d for d in active.job.deliveries if d.target == target)
-            ended = settled(delivery, DeliveryState.ERROR, self._clock.now(), f"target {target!r} {why}")
-            active.job = active.job.with_delivery(ended)
+            for delivery in active.job.deliveries:
+                if delivery.target == target and delivery.state is DeliveryState.WAITING:
+                    ended = settled(delivery, DeliveryState.ERROR, self._clock.now(), f"target {target!r} {why}")
+                    active.job = active.job.with_delivery(ended)
             self._settle_job(active)
 
     # -- ending ------------------------------------------------------------------------------------------------------
@@ -299,99 +315,43 @@ class Dispatcher:
         active.running.pop(run.target_name, None)
         if attempt is None:
             return
-        self._note_health(run)
-        now = self._clock.now()
-        delivery = next(d for d in active.job.deliveries if d.target == run.target_name)
-        kind = EventKind.DELIVERY_COMPLETE
-        if attempt.error is None:
-            delivery = settled(delivery, DeliveryState.COMPLETE, now)
-        elif isinstance(attempt.error, CancelledError):
-            if str(attempt.error) != _STOPPING:
-                delivery = settled(delivery, DeliveryState.ERROR, now, str(attempt.error))
-            kind = EventKind.JOB_CANCELLED
-        elif isinstance(attempt.error, PermanentError):
-            delivery = settled(delivery, DeliveryState.ERROR, now, str(attempt.error))
-            kind = EventKind.DELIVERY_FAILED
-        else:
-            attempts = delivery.attempts + 1
-            pause = self._pause(run.target_name, attempts)
-            delivery = replace(delivery, attempts=attempts, updated_at=now, detail=str(attempt.error))
-            kind = EventKind.DELIVERY_DEFERRED
-            if pause is None:
-                delivery = settled(
-                    delivery, DeliveryState.ERROR, now, f"gave up after {attempts} attempts: {attempt.error}"
-                )
-                kind = EventKind.DELIVERY_FAILED
-            else:
-                delivery = replace(delivery, not_before=now + pause)
-        active.job = active.job.with_delivery(delivery)
-        self._emit(
-            kind,
-            active.job,
-            target=run.target_name,
-            count=attempt.sent,
-            duration_seconds=attempt.seconds,
-            detail=str(attempt.error) if attempt.error else None,
-        )
+        self._circuits.end(attempt, self._clock.monotonic(), self._draw())
+        policy = self._circuits.policy(run.target_name)
+        active.job = self._settlement.attempt(active.job, attempt, lambda count: policy.after(count, self._draw()))
         self._settle_job(active)
-
-    def _pause(self, target: str, attempts: int) -> timedelta | None:
-        setup = self._settings.targets.get(target)
-        policy = setup.retry if setup else RetryPolicy(30.0, 3600.0)
-        return policy.after(attempts, self._draw())
-
-    def _note_health(self, run: DeliveryRun) -> None:
-        attempt = run.attempt
-        health = self._health_of(run.target_name)
-        if attempt is None or isinstance(attempt.error, CancelledError):
-            health = health.abandon()
-        elif isinstance(attempt.error, TransientError) and not attempt.sent:
-            health = health.record_failure(self._clock.monotonic(), attempt.started_at, self._draw())
-        else:
-            health = health.record_success()
-        self._health[run.target_name] = health
-
-    def _health_of(self, target: str) -> TargetHealth:
-        health = self._health.get(target)
-        if health is None:
-            setup = self._settings.targets.get(target)
-            health = TargetHealth(setup.retry if setup else RetryPolicy(30.0, 3600.0))
-        return health
 
     def _settle_job(self, active: ActiveJob) -> None:
         """Write down how far the job is. While one of its targets is being served, the claim is kept."""
-        job = active.job
+        job, taken = active.job, active.claim
         try:
             if active.running:
-                active.claim.save(job)
+                taken.save(job)
                 return
             del self._active[job.id]
             active.close()
-            if any(d.state is DeliveryState.WAITING for d in job.deliveries):
-                active.claim.defer(job)
-                self._queue.add_missing(job)
-            else:
-                self._finish(active.claim, job)
-        except OSError as error:
+            with contextlib.closing(taken):
+                if not is_waiting(job):
+                    self._settlement.finish(taken, job)
+                elif taken.is_cancelled():
+                    self._settlement.fail(taken, job, BY_OPERATOR)
+                else:
+                    taken.defer(job)
+                    self._queue.add_missing(job)
+        except (OSError, SpoolError) as error:
             # The disk does not take it. The ledger has what was confirmed; the job is read again from its folder.
-            log.error("job %s cannot be written down: %s", job.id, error.strerror)  # noqa: TRY400
-            active.claim.close()
-            self._queue.forget(job.id)
+            self._put_off(job.id, "written down", error)
 
-    def _finish(self, taken: Claim, job: Job) -> None:
-        """Move a job none of whose targets waits to its last stage."""
-        failed = [d for d in job.deliveries if d.state is not DeliveryState.COMPLETE]
-        if failed:
-            self._fail(taken, job, "; ".join(f"{d.target}: {d.detail}" for d in failed))
-            return
-        now = self._clock.now()
-        taken.commit(replace(job, settled_at=now, fail_stage=None, reason=""), Stage.SUCCESS)
-        self._emit(EventKind.JOB_SETTLED, job, detail=Stage.SUCCESS.value, count=len(job.instances))
+    def _complain(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
+        """Say what is wrong with a job once, not each time."""
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        if self._troubles.get(job_id) != reason:
+            log.error("job %s cannot be %s now: %s", job_id, what, reason)
+        self._troubles[job_id] = reason
 
-    def _fail(self, taken: Claim, job: Job, reason: str) -> None:
-        log.error("job %s goes to error: %s", job.id, reason)
-        taken.fail(job, FailStage.DISPATCHING, reason, self._clock.now())
-        self._emit(EventKind.JOB_SETTLED, job, detail=Stage.ERROR.value, count=len(job.instances))
+    def _put_off(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
+        """Look at a job again later."""
+        self._complain(job_id, what, error)
+        self._queue.read_later(job_id, self._clock.now().timestamp() + _TROUBLE_SECONDS)
 
     def _pass_on_cancels(self) -> None:
         moment = self._clock.monotonic()
@@ -401,18 +361,17 @@ class Dispatcher:
         for active in self._active.values():
             if active.claim.is_cancelled():
                 for run in active.running.values():
-                    run.cancel(_OPERATOR)
+                    run.cancel(BY_OPERATOR)
 
     def _end_running(self) -> None:
         deadline = time.monotonic() + _STOP_SECONDS
         for run in self._runs():
-            run.cancel(_STOPPING)
+            run.cancel(STOPPING)
         while self._active and time.monotonic() < deadline:
             self._bell.wait(0.1)
             self._settle_ended()
-        for active in self._active.values():
-            active.claim.close()
-        self._active.clear()
+        # A delivery that does not end even now keeps its claim, so that nobody sends the same beside it. The kernel
+        # frees the claim with the process; a dispatcher that starts again in this process settles it when it ends.
 
     def _runs(self) -> list[DeliveryRun]:
         return [run for active in self._active.values() for run in active.running.values()]
@@ -423,18 +382,9 @@ class Dispatcher:
             return True
         return settings.off_peak.contains(self._clock.now().astimezone(settings.zone).time())
 
-    def _emit(self, kind: EventKind, job: Job | None, job_id: str = "", **values: object) -> None:
-        series = job.series if job else None
-        self._events.emit(
-            Event(
-                kind,
-                self._clock.now(),
-                job_id=job.id if job else job_id,
-                series_uid=series.series_uid if series else None,
-                study_uid=series.study_uid if series else None,
-                **values,  # type: ignore[arg-type]  # names of Event's own fields, checked by its tests
-            )
-        )
+
+def _policies(settings: DispatcherSettings) -> dict[str, RetryPolicy]:
+    return {name: setup.retry for name, setup in settings.targets.items()}
 
 
 def _mtime(path: Path) -> int:
