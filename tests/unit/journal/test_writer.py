@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import multiprocessing
@@ -211,3 +212,34 @@ def test_the_name_of_a_service_cannot_leave_the_folder(tmp_path: Path, service: 
 def test_the_writer_costs_a_receiver_worker_no_pydantic() -> None:
     code = "import sys, mercure.journal.writer; sys.exit('pydantic' in sys.modules or 'pydicom' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _refuse(*_arguments: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_file_system_without_locks_costs_events_and_leaves_no_drafts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.flock", _refuse)
+    writer = JournalWriter(tmp_path, "router")
+    writer.emit(event())
+    assert writer.dropped == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_cannot_make_events_durable_is_reported_and_does_no_more_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mercure.journal.writer._SYNC_SECONDS", 0.0)
+    monkeypatch.setattr("os.fsync", _refuse)
+    writer = JournalWriter(tmp_path, "router")
+    for number in range(3):
+        writer.emit(event(count=number))
+    writer.close()
+    assert [line["count"] for line in written(tmp_path)] == [0, 1, 2]
+    assert writer.dropped == 3
+    assert ["cannot be written" in record.message or "durable" in record.message for record in caplog.records] == [
+        True,
+        True,
+    ]
