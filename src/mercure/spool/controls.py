@@ -50,8 +50,11 @@ def cancel(layout: Layout, job_id: str, now: datetime) -> str:
             continue
         taken = claim(layout, stage, job_id)
         if taken is None:
-            Path(folder, names.CANCEL_FILE).touch()
+            _mark(folder / names.CANCEL_FILE, f"job {job_id} has just left {stage.value}/")
             layout.control.touch()
+            # The worker may have let go of it meanwhile, without seeing the mark.
+            taken = claim(layout, stage, job_id)
+        if taken is None:
             return "is being stopped"
         with contextlib.closing(taken):
             failed_at = FailStage.DISPATCHING if stage is Stage.OUTGOING else FailStage.PROCESSING
@@ -64,7 +67,8 @@ def hold(layout: Layout, stage: Stage, job_id: str = "") -> None:
     """Start nothing more: in a stage, or of one job. What runs goes on. Raises `SpoolError` for an unknown job."""
     _check_holdable(layout, stage, job_id)
     folder = layout.stage(stage)
-    Path(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE).touch()
+    mark = folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE
+    _mark(mark, f"job {job_id} has just left {stage.value}/")
     layout.control.touch()
 
 
@@ -75,6 +79,13 @@ def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE)
     layout.control.touch()
+
+
+def _mark(path: Path, gone: str) -> None:
+    try:
+        path.touch()
+    except FileNotFoundError:
+        raise SpoolError(gone) from None
 
 
 def _check_holdable(layout: Layout, stage: Stage, job_id: str) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -58,9 +59,12 @@ class Claim:
         self.save(job)
         self._clear_marks()
         target = self._layout.stage(to) / self.id
-        if target.exists():  # a rename onto an empty folder would silently replace it
+        if not target.exists():
+            move_folder(self.folder, target)
+        elif self._is_copied_to(target):
+            shutil.rmtree(self.folder)
+        else:  # a rename onto an empty folder would silently replace it
             raise SpoolError(f"there is a job {self.id} in {to.value} already")
-        move_folder(self.folder, target)
         for stage in (to, self.stage):
             fsync_folder(self._layout.stage(stage))
         self.close()
@@ -76,20 +80,31 @@ class Claim:
         self.commit(replace(job, fail_stage=fail_stage, reason=reason, settled_at=at), Stage.ERROR)
 
     def fail_unreadable(self, reason: str, at: datetime) -> None:
-        """Move a job whose `task.json` is not valid to `error/`, so that it is seen once and stops nothing."""
+        """Move a job whose `task.json` is not valid to `error/`, so that it is seen once and stops nothing.
+
+        What was to be done with it is not known any more, so a retry asks the rules again.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.folder / names.TASK_FILE, self.folder / "task.json.unreadable")
         instances: tuple[str, ...] = ()
         with contextlib.suppress(OSError):
             instances = tuple(sorted(name for name in os.listdir(self.received) if name.endswith(".dcm")))
         job = Job(self.id, "none", SeriesInfo(), at, instances)
-        self.fail(job, FailStage.DISPATCHING, reason, at)
+        self.fail(job, FailStage.ROUTING, reason, at)
 
     def close(self) -> None:
         """End the claim and change nothing."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _is_copied_to(self, target: Path) -> bool:
+        """Whether the target is this job, moved across file systems by a worker that died before it removed this."""
+        try:
+            there = read_task(target)
+        except SpoolError:
+            return False
+        return there.id == self.id and os.stat(target).st_dev != os.stat(self.folder).st_dev
 
     def _clear_marks(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -18,7 +18,8 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -121,17 +122,11 @@ class Sealed:
         made = []
         for placed in jobs[:-1]:
             if not (resumed and self._exists(placed)):
-                self._draft(placed)
-                self._link_instances(placed)
-                self._publish(placed)
+                self._link_job(placed, resumed=resumed)
                 made.append(placed)
         last = jobs[-1]
-        if not (resumed and self._exists(last)):
-            self._draft(last)
-            draft = self._draft_folder(last)
-            if not (draft / names.RECEIVED).exists():
-                move_folder(self.received, draft / names.RECEIVED)
-            self._publish(last)
+        if not (resumed and self._is_made(last)):
+            self._move_job(last)
             made.append(last)
         self.remove()
         return made
@@ -149,6 +144,22 @@ class Sealed:
 
     def _draft_folder(self, placed: PlacedJob) -> Path:
         return self._layout.stage(placed.stage) / f".{placed.job.id}"
+
+    def _link_job(self, placed: PlacedJob, *, resumed: bool) -> None:
+        if resumed:  # a copy in it may have been cut off by the crash
+            shutil.rmtree(self._draft_folder(placed), ignore_errors=True)
+        self._draft(placed)
+        self._link_instances(placed)
+        self._publish(placed)
+
+    def _move_job(self, placed: PlacedJob) -> None:
+        self._draft(placed)
+        received = self._draft_folder(placed) / names.RECEIVED
+        if not received.exists():
+            move_folder(self.received, received)
+        elif self.received.exists():  # copied to another file system, and then a crash: the copy is whole
+            shutil.rmtree(self.received)
+        self._publish(placed)
 
     def _draft(self, placed: PlacedJob) -> None:
         folder = self._draft_folder(placed)
@@ -173,7 +184,15 @@ class Sealed:
         fsync_folder(received)
 
     def _publish(self, placed: PlacedJob) -> None:
-        os.rename(self._draft_folder(placed), self._layout.stage(placed.stage) / placed.job.id)
+        stage = self._layout.stage(placed.stage)
+        os.rename(self._draft_folder(placed), stage / placed.job.id)
+        if os.stat(stage).st_dev != os.stat(self.folder).st_dev:
+            fsync_folder(stage)  # names become durable in their order on one file system only
+
+    def _is_made(self, last: PlacedJob) -> bool:
+        """Whether the job that takes the instances was published, wherever it has gone since."""
+        draft = self._draft_folder(last) / names.RECEIVED
+        return self._exists(last) or not (self.received.exists() or draft.exists())
 
     def _exists(self, placed: PlacedJob) -> bool:
         return any((self._layout.stage(stage) / placed.job.id).exists() for stage in Stage)
@@ -183,25 +202,37 @@ SealOutcome = Sealed | Literal["busy", "gone"]
 
 
 def seal(layout: Layout, reception: str, now: datetime) -> SealOutcome:
-    """Take a reception out of `incoming/`. "busy" when an instance is being added just now, "gone" when it is not there."""
+    """Take a reception out of `incoming/`. "busy": an instance is being added just now; "gone": it is not there."""
     path = layout.incoming / reception
     try:
-        descriptor = os.open(path / names.RECEPTION_FILE, os.O_RDWR)
-    except FileNotFoundError:
+        # Our receptions have this file from their first moment; in one that lost it, it is made anew.
+        descriptor = os.open(path / names.RECEPTION_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+    except (FileNotFoundError, NotADirectoryError):
         return "gone"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        sealed = _new_sealed(layout, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(5)}")
+        if os.stat(path / names.RECEPTION_FILE).st_ino != os.fstat(descriptor).st_ino:
+            return "busy"  # another router sealed that one; this is a new one of the same name
+        sealed = _new_sealed(layout, new_seal_id(now))
         try:
             os.rename(path, sealed.received)
         except OSError:
             sealed.remove()
             raise
-    except (BlockingIOError, FileNotFoundError) as error:
-        return "busy" if isinstance(error, BlockingIOError) else "gone"
+    except BlockingIOError:
+        return "busy"
+    except FileNotFoundError:
+        if not layout.sealed.is_dir():
+            raise
+        return "busy" if path.is_dir() else "gone"
     finally:
         os.close(descriptor)
     return sealed
+
+
+def new_seal_id(now: datetime) -> str:
+    """Return an id that sorts by time and is never given twice; job ids begin with it."""
+    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(5)}"
 
 
 def _new_sealed(layout: Layout, seal_id: str) -> Sealed:
@@ -209,14 +240,20 @@ def _new_sealed(layout: Layout, seal_id: str) -> Sealed:
     hidden = layout.sealed / f".{seal_id}"
     os.mkdir(hidden, 0o750)
     lock = os.open(hidden / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(hidden, layout.sealed / seal_id)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(hidden, layout.sealed / seal_id)
+    except OSError:
+        os.close(lock)
+        raise
     return Sealed(layout, seal_id, lock)
 
 
-def open_sealed(layout: Layout) -> list[Sealed]:
-    """Take over the sealed receptions that nobody works on: those of a router that died, and those to route again."""
-    found = []
+def open_sealed(layout: Layout) -> Iterator[Sealed]:
+    """Take over the sealed receptions that nobody works on: those of a router that died, and those to route again.
+
+    One at a time: the lock of each is taken when it is asked for, and is the caller's to close.
+    """
     for name in sorted(os.listdir(layout.sealed)):
         folder = layout.sealed / name
         if name.startswith("."):
@@ -232,10 +269,22 @@ def open_sealed(layout: Layout) -> list[Sealed]:
         except (BlockingIOError, FileNotFoundError):
             same = False
         if same:
-            found.append(Sealed(layout, name, lock))
+            yield Sealed(layout, name, lock)
         else:
             os.close(lock)
-    return found
+
+
+def make_folders(layout: Layout) -> None:
+    """Make what is missing inside `incoming/`, never that folder itself: a disk may just not be mounted.
+
+    Raises `SpoolError` when `incoming/` is not there.
+    """
+    for path in (layout.drafts, layout.sealed, layout.released):
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o750)
+        except OSError as error:
+            raise SpoolError(f"the folder {path} cannot be used: {error.strerror}") from error
 
 
 def _sweep_hidden(folder: Path) -> None:

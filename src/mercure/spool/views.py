@@ -90,15 +90,17 @@ def _view(layout: Layout, stage: Stage, job_id: str, locked: frozenset[int], now
         job = read_task(folder)
     except SpoolError as error:
         return JobView(job_id, stage, "damaged", None, folder, str(error)) if folder.is_dir() else None
-    return JobView(job_id, stage, _state(layout, stage, job, folder, locked, now), job, folder)
+    if job.id != job_id:
+        return JobView(job_id, stage, "damaged", None, folder, "task.json belongs to another job")
+    return JobView(job_id, stage, _state(layout, stage, job, locked=locked, now=now), job, folder)
 
 
-def _state(layout: Layout, stage: Stage, job: Job, folder: Path, locked: frozenset[int], now: datetime) -> State:
+def _state(layout: Layout, stage: Stage, job: Job, *, locked: frozenset[int], now: datetime) -> State:
     final: dict[Stage, State] = {Stage.SUCCESS: "done", Stage.ERROR: "failed", Stage.DISCARD: "discarded"}
     if stage in final:
         return final[stage]
     with contextlib.suppress(FileNotFoundError):
-        if os.stat(folder / names.LOCK_FILE).st_ino in locked:
+        if os.stat(layout.stage(stage) / job.id / names.LOCK_FILE).st_ino in locked:
             return "running"
     if is_held(layout, stage) or is_held(layout, stage, job.id):
         return "held"
