@@ -1,0 +1,64 @@
+"""The command: options, signals, exit status."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mercure.cli.demo.demonstration import Demonstration
+from mercure.cli.demo.site import Site, log_to
+from mercure.core.errors import MercureError
+
+COMPLETE, MISSING, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+_COLUMNS = 120
+"""Where there is no terminal that says its own."""
+
+
+def demo(
+    *,
+    exit_: Annotated[bool, typer.Option("--exit", help="End after the check instead of running on.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept; an earlier demo in it is replaced.")] = Path(
+        "demo-data"
+    ),
+    slices: Annotated[int, typer.Option(min=1, max=5000, help="Instances in each series.")] = 120,
+    picture: Annotated[Path | None, typer.Option(hidden=True, help="Write what was shown as SVG.")] = None,
+) -> None:
+    """Show the whole platform at work: real series go in over DICOM and leave at their targets.
+
+    Exit status: 0 every instance is where it must be, 1 something is missing, 2 the demo cannot run, 130 interrupted.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    console = Console(highlight=False, record=picture is not None)
+    if not console.is_terminal:
+        console.width = _COLUMNS
+    try:
+        with Site(folder) as site:
+            log_to(site.folder / "mercure.log")
+            status = _run(Demonstration(site, console, slices), stop, runs_on=not exit_)
+            if picture is not None:
+                console.save_svg(str(picture), title="make demo", clear=False)
+    except (MercureError, OSError) as error:
+        typer.echo(f"The demo cannot run: {error}", err=True)
+        status = UNUSABLE
+    finally:
+        logging.shutdown()
+    raise typer.Exit(status)
+
+
+def _run(demonstration: Demonstration, stop: threading.Event, *, runs_on: bool) -> int:
+    demonstration.prepare()
+    demonstration.play(stop)
+    if stop.is_set():
+        return INTERRUPTED
+    findings = demonstration.check()
+    demonstration.say_where()
+    if runs_on:
+        demonstration.follow(stop)
+    return COMPLETE if all(finding.is_complete for finding in findings) else MISSING

@@ -1,0 +1,170 @@
+"""What has become of each series so far: taken from the journal, the folders and the ledgers, never from a script."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mercure.cli.demo.series import DemoSeries, Sent
+from mercure.core.errors import SpoolError
+from mercure.core.events import Event, EventKind
+from mercure.core.stages import Stage
+from mercure.journal.reader import JournalReader
+from mercure.spool.job_files import read_ledger
+from mercure.spool.layout import Layout
+from mercure.spool.views import find_job, list_gathering
+
+
+@dataclass(slots=True)
+class TargetStory:
+    """One target of one series. `state` is waiting, sending, deferred, delivered or failed."""
+
+    state: str = "waiting"
+    delivered: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class JobStory:
+    """One job of a series: the rules that asked for it, its targets, and where it stands."""
+
+    rules: tuple[str, ...]
+    targets: tuple[str, ...]
+    stage: str
+
+
+@dataclass(slots=True)
+class SeriesStory:
+    """One series. Times are seconds since the demo began; None as long as the thing has not happened.
+
+    `received_at` is when its last instance was acknowledged, `complete_at` when it was sealed.
+    """
+
+    series: DemoSeries | None
+    series_uid: str
+    received: int = 0
+    sent: Sent | None = None
+    sent_at: float | None = None
+    received_at: float | None = None
+    complete_at: float | None = None
+    routed_at: float | None = None
+    settled_at: float | None = None
+    jobs: dict[str, JobStory] = field(default_factory=dict)
+    targets: dict[str, TargetStory] = field(default_factory=dict)
+    is_counted: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its jobs have come to their last stage."""
+        return self.settled_at is not None
+
+    @property
+    def name(self) -> str:
+        """Who sent it and what it is, or the end of its UID when it is none of the demo's own."""
+        return f"{self.series.wanted.sender} {self.series.wanted.description}" if self.series else self.series_uid[-16:]
+
+
+class Story:
+    """Follows the platform. `update` returns the events that are new, in the order in which they were written."""
+
+    def __init__(self, layout: Layout, series: Sequence[DemoSeries]) -> None:
+        """Begin now."""
+        self._layout = layout
+        self._reader = JournalReader(layout.journal)
+        self._began = time.monotonic()
+        self._began_at = datetime.now(UTC)
+        self.series = {one.series_uid: SeriesStory(one, one.series_uid) for one in series}
+
+    @property
+    def now(self) -> float:
+        """Seconds since the demo began."""
+        return time.monotonic() - self._began
+
+    def time_of(self, event: Event) -> float:
+        """Return when an event happened, in seconds since the demo began."""
+        return (event.at - self._began_at).total_seconds()
+
+    def note_sent(self, series: DemoSeries, sent: Sent) -> None:
+        """Take what a sender saw."""
+        story = self.series[series.series_uid]
+        story.sent = sent
+        story.received = sent.acknowledged
+        story.sent_at, story.received_at = sent.started_at - self._began, sent.ended_at - self._began
+
+    def update(self) -> list[Event]:
+        """Look at what the platform has written. Raises `SpoolError` when the journal cannot be read."""
+        events = list(self._reader.read().events)
+        for event in events:
+            if event.series_uid:
+                story = self.series.setdefault(event.series_uid, SeriesStory(None, event.series_uid))
+                self._follow(story, event)
+        for gathering in list_gathering(self._layout):
+            known = self.series.get(gathering.series_uid)
+            if known and known.complete_at is None:
+                known.received = max(known.received, gathering.instances)
+        for story in self.series.values():
+            if not story.is_counted:
+                story.is_counted = story.is_over
+                self._count(story)
+        return events
+
+    def _follow(self, story: SeriesStory, event: Event) -> None:
+        at = self.time_of(event)
+        match event.kind:
+            case EventKind.SERIES_COMPLETE:
+                story.complete_at, story.received = at, event.count or 0
+            case EventKind.JOB_CREATED:
+                self._follow_job(story, event, at)
+            case EventKind.JOB_SETTLED:
+                self._settle(story, event.job_id or "", event.detail or "", at)
+            case _ if event.target:
+                self._follow_delivery(story.targets.setdefault(event.target, TargetStory()), event)
+
+    def _follow_job(self, story: SeriesStory, event: Event, at: float) -> None:
+        job_id, made = event.job_id or "", json.loads(event.detail or "{}")
+        view = find_job(self._layout, job_id, now=datetime.now(UTC))
+        targets = tuple(delivery.target for delivery in view.job.deliveries) if view and view.job else ()
+        story.routed_at = at
+        story.jobs[job_id] = JobStory(tuple(made["rules"]), targets, made["stage"])
+        for target in targets:
+            story.targets.setdefault(target, TargetStory())
+        self._look_at_end(story, at)
+
+    def _settle(self, story: SeriesStory, job_id: str, stage: str, at: float) -> None:
+        if job_id in story.jobs:
+            story.jobs[job_id].stage = stage
+        self._look_at_end(story, at)
+
+    @staticmethod
+    def _look_at_end(story: SeriesStory, at: float) -> None:
+        is_over = all(Stage(job.stage).is_final for job in story.jobs.values())
+        story.settled_at = at if is_over else None
+
+    @staticmethod
+    def _follow_delivery(target: TargetStory, event: Event) -> None:
+        match event.kind:
+            case EventKind.DELIVERY_STARTED:
+                target.state, target.attempts = "sending", target.attempts + 1
+            case EventKind.DELIVERY_COMPLETE:
+                target.state, target.seconds = "delivered", event.duration_seconds or 0.0
+            case EventKind.DELIVERY_DEFERRED:
+                target.state = "deferred"
+            case EventKind.DELIVERY_FAILED:
+                target.state = "failed"
+
+    def _count(self, story: SeriesStory) -> None:
+        """Count what targets have confirmed, by the ledgers; a job that settles meanwhile is counted next time."""
+        for job_id in story.jobs:
+            for stage in (Stage.OUTGOING, Stage.SUCCESS):
+                with contextlib.suppress(OSError, SpoolError):
+                    results = read_ledger(self._layout.stage(stage) / job_id)
+                    for name, target in story.targets.items():
+                        there = sum(1 for (at, _), result in results.items() if at == name and result.outcome.is_there)
+                        target.delivered = max(target.delivered, there)
+
+    def unfinished(self) -> Iterator[SeriesStory]:
+        """Return the series of the demo that are not at their end."""
+        return (story for story in self.series.values() if story.series and not story.is_over)
