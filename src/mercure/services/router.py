@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,17 +18,17 @@ from typing import Any
 
 from mercure.core.clock import Clock
 from mercure.core.completion import CompletionPolicy, due_at
-from mercure.core.errors import MercureError
+from mercure.core.errors import MercureError, SpoolError
 from mercure.core.events import Event, EventKind, EventSink
 from mercure.core.plan import Plan, PlannedJob, RoutingRule, make_plan, plan_to_json
 from mercure.core.stages import Stage
 from mercure.core.tags import Tags
-from mercure.core.task import MISSING, Delivery, FailStage, Job, SeriesInfo, from_json, to_json
-from mercure.dicom.tags_reader import read_tags
+from mercure.core.task import Delivery, FailStage, Job, from_json, to_json
 from mercure.services.folder_bell import FolderBell
+from mercure.services.series_tags import representative_tags, series_info
 from mercure.services.service import Bell
 from mercure.spool import sealing
-from mercure.spool.layout import Layout
+from mercure.spool.layout import Layout, Origin
 from mercure.spool.sealing import Contents, PlacedJob, Sealed
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ _RACY_SECONDS = 2.0
 """A folder whose time stamp is younger than this may change again within the same tick: it is listed again."""
 
 _RETRY_SECONDS = 5.0
+_ERROR_OF_OURS_SECONDS = 60.0
 _BUSY_SECONDS = 0.05
 
 
@@ -88,12 +88,11 @@ class Router:
         self._incoming_mtime = 0
         self._not_before: dict[str, float] = {}
         self._server = socket.gethostname()
+        self._next_settings: RouterSettings | None = None
 
     def configure(self, settings: RouterSettings) -> None:
         """Follow new settings from the next series on. A shorter trigger holds for receptions that gather now, too."""
-        self._settings = settings
-        self._scanned_at = float("-inf")
-        self._resume_at = float("-inf")
+        self._next_settings = settings
         self._bell.ring()
 
     def wake(self) -> None:
@@ -102,6 +101,7 @@ class Router:
 
     def run(self, stop: threading.Event) -> None:
         """Route until `stop`."""
+        sealing.make_folders(self._layout)
         bell = FolderBell((self._layout.incoming, self._layout.released, self._layout.sealed), self._bell.ring)
         self._known.clear()
         self._due.clear()
@@ -115,6 +115,9 @@ class Router:
 
     def step(self) -> bool:
         """Look for new receptions, then route at most one that is due. True when there may be more to do at once."""
+        if self._next_settings:
+            self._settings, self._next_settings = self._next_settings, None
+            self._scanned_at = self._scan_again_at = self._resume_at = float("-inf")
         self._scan()
         now = self._clock.now()
         while self._due and self._due[0][0] <= now.timestamp():
@@ -234,13 +237,23 @@ class Router:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             log.error("series of seal %s cannot be routed now: %s", sealed.id, reason)  # noqa: TRY400
             self._not_before[sealed.id] = self._clock.monotonic() + _RETRY_SECONDS
+        except Exception:
+            # An error of ours in one series must not stop the others; it stays sealed and is seen.
+            log.exception("series of seal %s cannot be routed by an error of ours", sealed.id)
+            self._not_before[sealed.id] = self._clock.monotonic() + _ERROR_OF_OURS_SECONDS
         else:
             self._not_before.pop(sealed.id, None)
         finally:
             sealed.close()
 
     def _make_jobs(self, sealed: Sealed) -> None:
-        stored = sealed.read_plan()
+        stored: Mapping[str, Any] | None
+        try:
+            stored = sealed.read_plan()
+            jobs = _placed_jobs(stored) if stored is not None else []
+        except SpoolError as error:
+            # Not by a crash of ours: somebody changed it. Which jobs there were is not known any more.
+            stored, jobs = {}, [self._damaged(sealed, str(error))]
         if stored is None:
             contents = sealed.contents()
             if contents is None or not contents.instances:
@@ -248,13 +261,31 @@ class Router:
                 return
             jobs, plan = self._plan(sealed, contents)
             sealed.write_plan({**plan_to_json(plan), "made": [_placed_to_json(placed) for placed in jobs]})
-        else:
-            jobs = [_placed_from_json(data) for data in stored.get("made", [])]
         made = sealed.create_jobs(jobs, resumed=stored is not None)
         for placed in made:
             self._events.emit(_created(placed, self._clock.now()))
         if made:
             self._on_jobs()
+
+    def _damaged(self, sealed: Sealed, reason: str) -> PlacedJob:
+        now = self._clock.now()
+        contents = sealed.contents() or Contents("", "", Origin("", "", ""), (), 0)
+        earlier = sealed.earlier_job()
+        job = Job(
+            id=f"{sealed.id}-0",
+            action="none",
+            series=series_info({}, contents),
+            created_at=now,
+            instances=contents.instances,
+            fail_stage=FailStage.ROUTING,
+            reason=reason,
+            complete_at=now,
+            settled_at=now,
+            done=earlier.done if earlier else (),
+            appliance=self._settings.appliance,
+            server=self._server,
+        )
+        return PlacedJob(job, Stage.ERROR)
 
     def _plan(self, sealed: Sealed, contents: Contents) -> tuple[list[PlacedJob], Plan]:
         settings = self._settings
@@ -272,14 +303,14 @@ class Router:
             )
         )
         try:
-            tags = self._representative_tags(sealed, contents)
+            tags = representative_tags(sealed, contents, settings.additional_tags)
             plan = make_plan(Tags(tags), settings.rules, settings.targets, done)
         except MercureError as error:
             tags = {}
             reason = f"the header of no instance can be read: {error}"
             unknown = PlannedJob(Stage.ERROR, "none", fail_stage=FailStage.ROUTING, reason=reason)
             plan = Plan((unknown,), done=tuple(done))
-        series = _series_info(tags, contents)
+        series = series_info(tags, contents)
         jobs = []
         for number, planned in enumerate(plan.jobs, start=1):
             job = Job(
@@ -303,78 +334,20 @@ class Router:
             jobs.append(PlacedJob(job, planned.stage))
         return jobs, plan
 
-    def _representative_tags(self, sealed: Sealed, contents: Contents) -> dict[str, str]:
-        """Return the tags that the rules are asked about.
-
-        Instances of one kind are alike in what rules look at, so the first one that can be read speaks for all. A
-        mixed series (a localizer among slices, a report among images) is read whole, and the kind with the most
-        instances speaks, by its lowest instance number: never whichever file a folder happens to list first.
-        """
-        if contents.kinds > 1:
-            return self._with_origin(self._majority_tags(sealed, contents), contents)
-        problem: MercureError | None = None
-        for name in contents.instances:
-            try:
-                return self._with_origin(self._read(sealed, name), contents)
-            except MercureError as error:
-                problem = error
-        raise problem or MercureError("no instance")
-
-    def _majority_tags(self, sealed: Sealed, contents: Contents) -> dict[str, str]:
-        headers = []
-        problem: MercureError | None = None
-        for name in contents.instances:
-            try:
-                headers.append(self._read(sealed, name))
-            except MercureError as error:
-                problem = error
-        if not headers:
-            raise problem or MercureError("no instance")
-        counts = Counter(map(_kind, headers))
-        return min(headers, key=lambda tags: (-counts[_kind(tags)], _kind(tags), _instance_number(tags)))
-
-    def _read(self, sealed: Sealed, name: str) -> dict[str, str]:
-        return {**read_tags(sealed.received / name, self._settings.additional_tags), "Filename": name}
-
-    @staticmethod
-    def _with_origin(tags: dict[str, str], contents: Contents) -> dict[str, str]:
-        origin = contents.origin
-        tags["SenderAddress"] = origin.peer_address
-        tags["SenderAET"] = origin.calling_ae_title
-        tags["ReceiverAET"] = origin.called_ae_title
-        return tags
-
-
-def _kind(tags: Mapping[str, str]) -> tuple[str, str, str]:
-    return tags.get("Modality", ""), tags.get("MediaStorageSOPClassUID", ""), tags.get("ImageType", "")
-
-
-def _instance_number(tags: Mapping[str, str]) -> tuple[int, str]:
-    number = tags.get("InstanceNumber", "").strip()
-    return (int(number), "") if number.isdecimal() and len(number) < 12 else (1 << 62, tags.get("SOPInstanceUID", ""))
-
-
-def _series_info(tags: Mapping[str, str], contents: Contents) -> SeriesInfo:
-    origin = contents.origin
-    return SeriesInfo(
-        series_uid=contents.series_uid or tags.get("SeriesInstanceUID", ""),
-        study_uid=contents.study_uid or tags.get("StudyInstanceUID", ""),
-        calling_ae_title=origin.calling_ae_title,
-        called_ae_title=origin.called_ae_title,
-        peer_address=origin.peer_address,
-        patient_name=tags.get("PatientName") or MISSING,
-        patient_id=tags.get("PatientID") or MISSING,
-        accession_number=tags.get("AccessionNumber") or MISSING,
-        device_serial_number=tags.get("DeviceSerialNumber") or None,
-    )
-
 
 def _placed_to_json(placed: PlacedJob) -> dict[str, Any]:
     return {"stage": placed.stage.value, "task": to_json(placed.job)}
 
 
-def _placed_from_json(data: Any) -> PlacedJob:
-    return PlacedJob(from_json(data["task"]), Stage(data["stage"]))
+def _placed_jobs(plan: Mapping[str, Any]) -> list[PlacedJob]:
+    """Read the jobs of a stored plan. Raises `SpoolError`."""
+    try:
+        jobs = [PlacedJob(from_json(data["task"]), Stage(data["stage"])) for data in plan["made"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpoolError(f"plan.json is not valid ({type(error).__name__})") from error
+    if not jobs:
+        raise SpoolError("plan.json has no job")
+    return jobs
 
 
 def _created(placed: PlacedJob, now: datetime) -> Event:
