@@ -11,9 +11,8 @@ from rich.console import Console
 
 from mercure.cli.demo.demonstration import Demonstration
 from mercure.cli.demo.site import Site, log_to
+from mercure.cli.exits import CommandError, Exit
 from mercure.core.errors import MercureError
-
-COMPLETE, MISSING, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 _COLUMNS = 120
 """Where there is no terminal that says its own."""
@@ -30,7 +29,7 @@ def demo(
 ) -> None:
     """Show the whole platform at work: real series go in over DICOM and leave at their targets.
 
-    Exit status: 0 every instance is where it must be, 1 something is missing, 2 the demo cannot run, 130 interrupted.
+    Exit status 0: every instance is where it must be, unchanged; 1: something is missing.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,20 +44,19 @@ def demo(
             if picture is not None:
                 console.save_svg(str(picture), title="make demo", clear=False)
     except (MercureError, OSError) as error:
-        typer.echo(f"The demo cannot run: {error}", err=True)
-        status = UNUSABLE
+        raise CommandError(f"the demo cannot run: {error}", "See the option --folder.", Exit.DATA_FOLDER) from error
     finally:
         logging.shutdown()
     raise typer.Exit(status)
 
 
-def _run(demonstration: Demonstration, stop: threading.Event, *, runs_on: bool) -> int:
+def _run(demonstration: Demonstration, stop: threading.Event, *, runs_on: bool) -> Exit:
     demonstration.prepare()
     demonstration.play(stop)
     if stop.is_set():
-        return INTERRUPTED
+        return Exit.INTERRUPTED
     findings = demonstration.check()
     demonstration.say_where()
     if runs_on:
         demonstration.follow(stop)
-    return COMPLETE if all(finding.is_complete for finding in findings) else MISSING
+    return Exit.OK if all(finding.is_complete for finding in findings) else Exit.FAILED

@@ -168,10 +168,10 @@ def _take(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not marker.exists() and any(folder.iterdir()):
-            raise SpoolError(f"{folder} holds other files; name an empty or new folder with --folder")
+            raise SpoolError(f"{folder} holds other files")
         lock = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise SpoolError(f"{folder} cannot be used: {error.strerror}; name another folder with --folder") from error
+        raise SpoolError(f"{folder} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for entry in folder.iterdir():
