@@ -15,7 +15,7 @@ def find_instances(layout: Layout, sop_instance_uids: Iterable[str]) -> dict[str
     One pass over the folders, in the order in which instances move, so that one that moves meanwhile is met. A path
     may be outdated when it is used. Raises `OSError` when a folder of the layout cannot be read.
     """
-    missing = set(sop_instance_uids)
+    missing = set(sop_instance_uids) - {""}
     found: dict[str, str] = {}
     for folder in _folders(layout):
         if not missing:

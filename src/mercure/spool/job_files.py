@@ -52,9 +52,12 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open for appending; made when missing."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        """Open for appending; made when missing. A line that a crash cut off gets its end, so that ours is whole."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(folder / names.LEDGER_FILE, flags, 0o640)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
 
     def record(self, target: str, result: InstanceResult) -> None:
         """Append a line."""
