@@ -153,12 +153,12 @@ class TargetSet:
         return TargetSetup(build_target(target, config), retry, target.max_parallel or common.max_parallel_per_target)
 
 
-def receiver_settings(loaded: Loaded) -> ReceiverSettings:
-    """Return what the receiver follows."""
+def receiver_settings(loaded: Loaded, layout: Layout) -> ReceiverSettings:
+    """Return what the receiver follows. All services work in one data folder, that of their start."""
     config, receiver = loaded.config, loaded.config.receiver
     tls = receiver.tls
     worker = WorkerSettings(
-        folders=layout_folders(layout_of(config)),
+        folders=layout_folders(layout),
         called_ae_titles=tuple(receiver.called_ae_titles),
         calling_ae_titles=tuple(receiver.calling_ae_titles),
         accept_compressed=receiver.accept_compressed_images,
@@ -269,7 +269,7 @@ class Platform:
         if "receiver" in names:
             services.append(
                 Receiver(
-                    receiver_settings(loaded),
+                    receiver_settings(loaded, self.layout),
                     on_association=self._on_association,
                     on_recovered=self._on_recovered,
                 )
@@ -323,7 +323,7 @@ class Platform:
         if layout_of(loaded.config) != self.layout:
             log.error("the data folders changed; this takes effect after a restart")
         for name, settings in (
-            ("receiver", receiver_settings(loaded)),
+            ("receiver", receiver_settings(loaded, self.layout)),
             ("router", router_settings(loaded)),
             ("dispatcher", dispatcher_settings(loaded, self._targets)),
         ):

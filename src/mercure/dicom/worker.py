@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from mercure.core.errors import MercureError
+from mercure.core.errors import MercureError, SpoolError
 from mercure.dicom import pdu
 from mercure.dicom.association_scp import AssociationSCP
 from mercure.dicom.commitment import CommitmentService
@@ -30,6 +30,7 @@ from mercure.dicom.wire import Wire
 from mercure.dicom.worker_settings import WorkerSettings
 from mercure.spool.intake import Intake
 from mercure.spool.layout import Origin
+from mercure.spool.sealing import make_folders
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class Worker:
         self._service: StorageService | None = None
         self._tls: ssl.SSLContext | None = None
         self._open: dict[int, Wire] = {}
+        self._serving: set[int] = set()
         self._ended = threading.Condition()
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         """Serve until the receiver says stop or is gone."""
@@ -73,32 +76,44 @@ class Worker:
 
     def _configure(self, settings: WorkerSettings) -> None:
         """Take new settings for the associations to come; those that are open go on with the old ones."""
-        old = self._settings
-        self._settings = settings
-        if (
-            self._service
-            and old
-            and (old.folders, old.fsync, old.hold_open)
-            == (
-                settings.folders,
-                settings.fsync,
-                settings.hold_open,
-            )
-        ):
-            intake = self._service.intake
-        else:
-            intake = Intake(settings.layout, fsync=settings.fsync, hold_open=settings.hold_open)
+        with self._lock:
+            old, self._settings = self._settings, settings
+            kept = self._service.intake if self._service and old and _same_intake(old, settings) else None
+            self._set_up(settings, kept)
+        try:
+            self._tls = _server_context(settings)
+        except OSError as error:  # ssl.SSLError is one
+            log.error("TLS files cannot be used, the ones before go on: %s", error.strerror or error)  # noqa: TRY400
+        self._send({"configured": True})
+
+    def _set_up(self, settings: WorkerSettings, intake: Intake | None) -> None:
+        """Build what associations share; without an intake, one is made. Called with the lock held."""
+        layout = settings.layout
+        if intake is None:
+            try:
+                make_folders(layout)
+                intake = Intake(layout, fsync=settings.fsync, hold_open=settings.hold_open)
+            except (SpoolError, OSError) as error:
+                reason = str(error) if isinstance(error, SpoolError) else error.strerror
+                log.error("nothing can be received: the data folder cannot be used: %s", reason)  # noqa: TRY400
+                return
             self._start_thread(self._recover, intake)
-        commitment = CommitmentService(settings.layout, settings.commitment_ports or {})
+        commitment = CommitmentService(layout, settings.commitment_ports or {})
         self._service = StorageService(
             intake,
-            settings.layout,
+            layout,
             settings.min_free_bytes,
             self._report,
             commitment.requested if settings.storage_commitment else None,
         )
-        self._tls = _server_context(settings) if settings.tls else None
-        self._send({"configured": True})
+
+    def _ready(self) -> tuple[StorageService, WorkerSettings] | None:
+        """Return what an association needs. A data folder that vanished is taken up again once it is back."""
+        with self._lock:
+            settings = self._settings
+            if settings and not (self._service and os.path.isdir(self._service.intake.folder)):
+                self._set_up(settings, None)
+            return (self._service, settings) if self._service and settings else None
 
     def _recover(self, intake: Intake) -> None:
         try:
@@ -111,6 +126,7 @@ class Worker:
 
     def _start(self, message: dict[str, Any], connection: socket.socket) -> None:
         number = int(message["connection"])
+        self._serving.add(number)
         self._start_thread(self._serve, number, connection, str(message["peer"]), message)
 
     def _serve(self, number: int, connection: socket.socket, peer: str, message: dict[str, Any]) -> None:
@@ -121,10 +137,13 @@ class Worker:
                 connection = self._secure(connection)
             wire = Wire(connection)
             self._open[number] = wire
-            if self._service and self._settings:
-                handler = StorageHandler(self._service, peer)
-                association = AssociationSCP(wire, handler, self._settings.policy, self._settings.timeouts)
-                how = association.serve(REFUSALS.get(message.get("refuse") or ""))
+            ready = self._ready()
+            if ready is None:
+                wire.close()
+                return
+            service, settings = ready
+            association = AssociationSCP(wire, StorageHandler(service, peer), settings.policy, settings.timeouts)
+            how = association.serve(REFUSALS.get(message.get("refuse") or ""))
         except OSError as error:
             how = f"connection failed: {error.strerror or type(error).__name__}"
             connection.close()
@@ -133,6 +152,7 @@ class Worker:
             connection.close()
         finally:
             self._open.pop(number, None)
+            self._serving.discard(number)
             self._send({"ended": number, "how": how})
             with self._ended:
                 self._ended.notify_all()
@@ -147,13 +167,13 @@ class Worker:
         """Let open associations end by themselves for a while, then end them."""
         deadline = time.monotonic() + grace_seconds
         with self._ended:
-            while self._open and time.monotonic() < deadline:
+            while self._serving and time.monotonic() < deadline:
                 self._ended.wait(max(0.0, deadline - time.monotonic()))
         for wire in list(self._open.values()):
             wire.close()
         deadline = time.monotonic() + 2.0
         with self._ended:
-            while self._open and time.monotonic() < deadline:
+            while self._serving and time.monotonic() < deadline:
                 self._ended.wait(max(0.0, deadline - time.monotonic()))
         if self._service:
             self._service.intake.close()
@@ -168,6 +188,10 @@ class Worker:
     @staticmethod
     def _start_thread(target: Any, *arguments: Any) -> None:
         threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+def _same_intake(old: WorkerSettings, new: WorkerSettings) -> bool:
+    return (old.folders, old.fsync, old.hold_open) == (new.folders, new.fsync, new.hold_open)
 
 
 def _server_context(settings: WorkerSettings) -> ssl.SSLContext | None:

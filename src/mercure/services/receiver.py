@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _RESTART_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 5.0
+_RETIRE_SECONDS = 3600.0
+"""What the associations of a worker that is not wanted any more may take to end."""
+
 _BACKLOG = 256
 _OVERFLOW = 64
 """Connections beyond the limits that are still told so in DICOM; more are just closed."""
@@ -54,6 +57,7 @@ class _WorkerProcess:
     process: subprocess.Popen[bytes]
     control: socket.socket
     connections: dict[int, str] = field(default_factory=dict)
+    is_retiring: bool = False
 
 
 class Receiver:
@@ -72,7 +76,7 @@ class Receiver:
         self._settings = settings
         self._on_association = on_association
         self._on_recovered = on_recovered
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._next: ReceiverSettings | None = None
         self._listeners: dict[socket.socket, bool] = {}
@@ -98,7 +102,7 @@ class Receiver:
         with self._selector:
             self._selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
             try:
-                self._open_listeners(self._settings)
+                self._listen_to(self._open_ports(self._settings, {}))
                 for _ in range(self._settings.workers):
                     self._start_worker()
                 self.listening.set()
@@ -117,21 +121,13 @@ class Receiver:
             self._apply(settings)
         while self._missing_since and time.monotonic() - self._missing_since[0] >= _RESTART_SECONDS:
             self._missing_since.pop(0)
-            self._start_worker()
+            self._match_workers()
 
     def _drain_wake(self, _file: Any) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
 
     # -- listening ---------------------------------------------------------------------------------------------------
-
-    def _open_listeners(self, settings: ReceiverSettings) -> None:
-        for port, tls in _wanted_ports(settings):
-            listener = _listen(settings.host, port)
-            self._listeners[listener] = tls
-            self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        self.ports = tuple(listener.getsockname()[1] for listener in self._listeners)
-        log.info("listening on port %s", ", ".join(map(str, self.ports)))
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -155,7 +151,7 @@ class Receiver:
         with connection:
             connection.setblocking(True)
             peer = plain_address(address[0])
-            worker = min(self._workers, key=lambda each: len(each.connections), default=None)
+            worker = min(self._employed(), key=lambda each: len(each.connections), default=None)
             refusal = self._refusal(peer)
             total = sum(len(each.connections) for each in self._workers)
             if worker is None or total >= self._settings.maximum_associations + _OVERFLOW:
@@ -210,46 +206,76 @@ class Receiver:
             self._on_recovered(int(message["recovered"]))
 
     def _bury(self, worker: _WorkerProcess) -> None:
-        log.error("a receiver worker ended (exit status %s); it is replaced", worker.process.poll())
         self._selector.unregister(worker.control)
         worker.control.close()
         self._workers.remove(worker)
-        worker.process.kill()
-        worker.process.wait()
-        self._missing_since.append(time.monotonic())
+        try:
+            status = worker.process.wait(0.2)
+        except subprocess.TimeoutExpired:  # it closed its socket and goes on: it is of no use any more
+            worker.process.kill()
+            status = worker.process.wait()
+        if not worker.is_retiring:
+            log.error("a receiver worker ended (exit status %s); it is replaced", status)
+            self._missing_since.append(time.monotonic())
+
+    def _employed(self) -> list[_WorkerProcess]:
+        return [worker for worker in self._workers if not worker.is_retiring]
+
+    def _match_workers(self) -> None:
+        """Have as many workers as wanted; those that are too many end when their associations have."""
+        employed = self._employed()
+        for worker in employed[self._settings.workers :]:
+            worker.is_retiring = True
+            with contextlib.suppress(OSError):
+                worker.control.send(json.dumps({"stop": _RETIRE_SECONDS}).encode())
+        for _ in range(self._settings.workers - len(employed)):
+            self._start_worker()
 
     def _apply(self, settings: ReceiverSettings) -> None:
         """Change over: new ports are opened before old ones are closed, so that a bad port changes nothing."""
         old, self._settings = self._settings, settings
         if (old.host, old.port, old.tls_port) != (settings.host, settings.port, settings.tls_port):
-            previous = dict(self._listeners)
-            kept = {listener.getsockname()[1]: listener for listener in previous} if old.host == settings.host else {}
-            self._change_listeners(settings, previous, kept)
+            self._change_listeners(old, settings)
         for worker in self._workers:
             self._tell(worker, settings)
-        while len(self._workers) < settings.workers:
-            self._start_worker()
+        self._match_workers()
 
-    def _change_listeners(
-        self, settings: ReceiverSettings, previous: dict[socket.socket, bool], kept: dict[int, socket.socket]
-    ) -> None:
-        now: dict[socket.socket, bool] = {}
-        for port, tls in _wanted_ports(settings):
-            try:
-                listener = kept.get(port) or _listen(settings.host, port)
-            except SpoolError:
-                log.exception("the new port cannot be opened; the receiver stays where it is")
-                for opened in now.keys() - previous.keys():
-                    opened.close()
+    def _change_listeners(self, old: ReceiverSettings, new: ReceiverSettings) -> None:
+        kept = {listener.getsockname()[1]: listener for listener in self._listeners} if old.host == new.host else {}
+        try:
+            wanted = self._open_ports(new, kept)
+        except SpoolError as error:
+            if old.host == new.host or not {old.port, old.tls_port} & {new.port, new.tls_port} - {None}:
+                log.error("the receiver stays where it is: %s", error)  # noqa: TRY400
                 return
-            now[listener] = tls
-        for listener in previous.keys() - now.keys():
+            self._close_listeners()  # the same port on another address: only one of them at a time
+            try:
+                wanted = self._open_ports(new, {})
+            except SpoolError as again:
+                log.error("the receiver stays where it is: %s", again)  # noqa: TRY400
+                wanted = self._open_ports(old, {})
+        self._listen_to(wanted)
+
+    @staticmethod
+    def _open_ports(settings: ReceiverSettings, kept: Mapping[int, socket.socket]) -> dict[socket.socket, bool]:
+        opened: dict[socket.socket, bool] = {}
+        try:
+            for port, tls in _wanted_ports(settings):
+                opened[kept.get(port) or _listen(settings.host, port)] = tls
+        except SpoolError:
+            for listener in opened.keys() - kept.values():
+                listener.close()
+            raise
+        return opened
+
+    def _listen_to(self, wanted: dict[socket.socket, bool]) -> None:
+        for listener in self._listeners.keys() - wanted.keys():
             self._selector.unregister(listener)
             listener.close()
-        for listener in now.keys() - previous.keys():
+        for listener in wanted.keys() - self._listeners.keys():
             self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        self._listeners = now
-        self.ports = tuple(listener.getsockname()[1] for listener in now)
+        self._listeners = wanted
+        self.ports = tuple(listener.getsockname()[1] for listener in wanted)
         log.info("listening on port %s", ", ".join(map(str, self.ports)))
 
     def _close_all(self) -> None:
