@@ -1,9 +1,11 @@
 """Where a bench works: one folder on the disk of the checkout, cleaned between measurements."""
 
+import fcntl
 import itertools
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -14,8 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".bench-data"
 _PROBES = 200
-_QUICK_CREATE_SECONDS = 100e-6
-_INODE_PATIENCE_SECONDS = 400
+_QUICK_SECONDS = 100e-6
+_PATIENCE_SECONDS = 400
+_PLACES = 20
+# Numbers of the requests and of the flag as in the manual page of ioctl_iflags, for 64-bit systems.
+_GET_FLAGS, _SET_FLAGS, _TOP_OF_HIERARCHY = 0x80086601, 0x40086602, 0x20000
 _numbers = itertools.count()
 _NATIVE = Path(__file__).resolve().parent / "native"
 
@@ -24,20 +29,19 @@ def prepare() -> None:
     """Make the folder; it ignores itself in git."""
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / ".gitignore").write_text("*\n", encoding="ascii")
+    _spread_folders(FOLDER)
 
 
 @contextmanager
 def clean_folder(name: str) -> Iterator[Path]:
-    """A new, empty folder for one measurement.
+    """A new, empty folder for one measurement, at a place of the disk where files are made quickly.
 
     All that was written before is brought to the disk first, so that one measurement does not pay for another's bytes.
-    Afterwards the files are emptied but not deleted: ext4 without a journal does not use an inode again for a minute
+    Afterwards the files are emptied but not deleted: ext4 without a journal does not use an inode again for minutes
     after its deletion, and searching past thousands of those would slow down whatever is measured next.
     """
     prepare()
-    folder = FOLDER / f"{name}-{next(_numbers):04d}"
-    folder.mkdir()
-    _wait_for_inodes(folder)
+    folder = _quick_folder(name)
     os.sync()
     try:
         yield folder
@@ -52,23 +56,44 @@ def clean_folder(name: str) -> Iterator[Path]:
         os.sync()
 
 
-def _wait_for_inodes(folder: Path) -> None:
-    """Wait until files are made quickly here, which they are not for a while after many were deleted: see above."""
-    deadline = time.monotonic() + _INODE_PATIENCE_SECONDS
-    for attempt in itertools.count():
-        probe = folder / f"probe-{attempt}"
-        probe.mkdir()
-        started = time.perf_counter()
-        for number in range(_PROBES):
-            os.close(os.open(probe / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        taken = (time.perf_counter() - started) / _PROBES
-        if taken < _QUICK_CREATE_SECONDS:
-            return
+def _quick_folder(name: str) -> Path:
+    """A folder among other inodes than those that somebody has just deleted; waits when there is none."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for attempt in itertools.count(1):
+        folder = FOLDER / f"{name}-{next(_numbers):05d}"
+        folder.mkdir()
+        taken = _seconds_per_file(folder / "probe")
+        if taken < _QUICK_SECONDS:
+            return folder
         if time.monotonic() > deadline:
-            message = f"making a file takes {taken * 1e6:.0f} microseconds on this disk: nothing can be measured here"
-            raise RuntimeError(message)
-        print(f"making a file takes {taken * 1e6:.0f} microseconds: waiting until deleted inodes rest", flush=True)
-        time.sleep(5)
+            break
+        if attempt % _PLACES == 0:
+            print(f"making a file takes {taken * 1e6:.0f} microseconds: waiting for deleted inodes to rest", flush=True)
+            time.sleep(5)
+    message = f"making a file takes {taken * 1e6:.0f} microseconds on this disk: nothing can be measured here"
+    raise RuntimeError(message)
+
+
+def _seconds_per_file(probe: Path) -> float:
+    probe.mkdir()
+    started = time.perf_counter()
+    for number in range(_PROBES):
+        os.close(os.open(probe / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    return (time.perf_counter() - started) / _PROBES
+
+
+def _spread_folders(folder: Path) -> None:
+    """Have ext4 place each folder in this one among other inodes (chattr +T); elsewhere this means nothing."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        value = struct.unpack_from("i", flags)[0] | _TOP_OF_HIERARCHY
+        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("i4x", value))
+    except OSError:
+        pass  # another file system, which has no such flag and no such trap
+    finally:
+        os.close(descriptor)
 
 
 def remove() -> None:
