@@ -1,0 +1,140 @@
+"""What an operator does with jobs, one result for each, every act in the journal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mercure.core.errors import SpoolError
+from mercure.core.events import Event, EventKind
+from mercure.core.stages import Stage
+from mercure.journal.writer import JournalWriter
+from mercure.spool import controls
+from mercure.spool.jobs import job_ids
+from mercure.spool.layout import Layout
+from mercure.spool.views import JobView, find_job
+
+_BY = "by an operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What became of one act. `subject` is a job, or a stage."""
+
+    subject: str
+    done: bool
+    message: str
+
+    @property
+    def sentence(self) -> str:
+        """One line for a person."""
+        return f"{self.subject} {self.message}" if self.done else f"mercure: {self.subject}: {self.message}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result for a program."""
+        return {"subject": self.subject, "done": self.done, "message": self.message}
+
+
+class Operator:
+    """Acts on the jobs of a data folder. Services that run notice by themselves."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Touch nothing yet."""
+        self._layout = layout
+        self._journal = JournalWriter(layout.journal, "operator")
+
+    def failed(self) -> list[str]:
+        """Return the jobs in `error/`, oldest first."""
+        return sorted(job_ids(self._layout, Stage.ERROR))
+
+    def retry(self, job_id: str) -> Acted:
+        """Let a job go on."""
+
+        def act(view: JobView) -> str:
+            message = controls.retry(self._layout, job_id, self._now())
+            self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}")
+            return message
+
+        return self._act(job_id, act)
+
+    def cancel(self, job_id: str) -> Acted:
+        """Stop a job. One that runs is told to the journal by the service that stops it."""
+
+        def act(view: JobView) -> str:
+            message = controls.cancel(self._layout, job_id, self._now())
+            if self._stands_in(job_id, Stage.ERROR):
+                self._tell(EventKind.JOB_CANCELLED, view, _BY)
+                self._tell(EventKind.JOB_SETTLED, view, Stage.ERROR.value)
+            return message
+
+        return self._act(job_id, act)
+
+    def hold(self, job_id: str, stage: Stage | None) -> Acted:
+        """Start no more of a stage, or not this job."""
+        if stage is not None:
+            return self._hold_stage(stage)
+
+        def act(view: JobView) -> str:
+            controls.hold(self._layout, view.stage, job_id)
+            self._tell(EventKind.JOB_HELD, view, _BY)
+            return "is held; what runs of it goes on" if view.state == "running" else "is held"
+
+        return self._act(job_id, act)
+
+    def release(self, job_id: str, stage: Stage | None) -> Acted:
+        """End a hold."""
+        if stage is not None:
+            return self._release_stage(stage)
+
+        def act(view: JobView) -> str:
+            controls.release(self._layout, view.stage, job_id)
+            self._tell(EventKind.JOB_RELEASED, view, _BY)
+            return "may run"
+
+        return self._act(job_id, act)
+
+    def _hold_stage(self, stage: Stage) -> Acted:
+        controls.hold(self._layout, stage)
+        self._journal.emit(Event(EventKind.JOB_HELD, self._now(), detail=f"{_BY}, all of {stage.value}"))
+        self._journal.close()
+        return Acted(f"{stage.value}/", done=True, message=f"is held until `mercure queue release --stage {stage}`")
+
+    def _release_stage(self, stage: Stage) -> Acted:
+        controls.release(self._layout, stage)
+        self._journal.emit(Event(EventKind.JOB_RELEASED, self._now(), detail=f"{_BY}, all of {stage.value}"))
+        self._journal.close()
+        return Acted(f"{stage.value}/", done=True, message="may run")
+
+    def _act(self, job_id: str, act: Callable[[JobView], str]) -> Acted:
+        try:
+            view = find_job(self._layout, job_id, now=self._now())
+            if view is None:
+                return Acted(job_id, done=False, message="there is no such job; `mercure queue list` shows all")
+            return Acted(job_id, done=True, message=act(view))
+        except SpoolError as error:
+            return Acted(job_id, done=False, message=str(error))
+        except OSError as error:
+            return Acted(job_id, done=False, message=f"{error.strerror} (is the data folder writable for this user?)")
+        finally:
+            self._journal.close()
+
+    def _stands_in(self, job_id: str, stage: Stage) -> bool:
+        return (self._layout.stage(stage) / job_id).is_dir()
+
+    def _tell(self, kind: EventKind, view: JobView, detail: str) -> None:
+        series = view.job.series if view.job else None
+        self._journal.emit(
+            Event(
+                kind,
+                self._now(),
+                job_id=view.id,
+                series_uid=series.series_uid or None if series else None,
+                study_uid=series.study_uid or None if series else None,
+                count=len(view.job.instances) if view.job else None,
+                detail=detail,
+            )
+        )
+
+    @staticmethod
+    def _now() -> datetime:
+        return datetime.now(UTC)
