@@ -96,7 +96,7 @@ class StorageHandler:
         kind = command.command
         if kind == Command.C_STORE_RQ and command.has_data_set:
             return StoreSink(self, context_id, context, command)
-        if kind == Command.N_EVENT_REPORT_RSP:
+        if kind == Command.N_EVENT_REPORT_RSP and command.status == dimse.SUCCESS:
             self._unconfirmed.pop(command.number(dimse.MESSAGE_ID_RESPONDED_TO), None)
         if kind & dimse.RESPONSE or kind == Command.C_CANCEL_RQ:
             return _Ignored() if command.has_data_set else None
