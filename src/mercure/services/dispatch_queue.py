@@ -10,6 +10,7 @@ from mercure.core.errors import SpoolError
 from mercure.core.scheduling import Candidate, WaitingLine, pick
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState, Job
+from mercure.services.settlement import is_waiting
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import job_ids
 from mercure.spool.layout import Layout
@@ -135,7 +136,7 @@ class DispatchQueue:
             return
         if job is None:
             return
-        if any(delivery.state is DeliveryState.WAITING for delivery in job.deliveries) and job.id == job_id:
+        if is_waiting(job) and job.id == job_id:
             self.add(job)
         else:
             self.odd.append(job_id)

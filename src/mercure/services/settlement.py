@@ -23,8 +23,8 @@ Pause = Callable[[int], timedelta | None]
 
 
 def is_waiting(job: Job) -> bool:
-    """Whether a target of the job still waits for something."""
-    return any(delivery.state is DeliveryState.WAITING for delivery in job.deliveries)
+    """Whether a target of the job still waits for something. Nothing does once the job is on its way to `error/`."""
+    return job.fail_stage is None and any(delivery.state is DeliveryState.WAITING for delivery in job.deliveries)
 
 
 def after_attempt(delivery: Delivery, attempt: Attempt, pause: Pause, now: datetime) -> tuple[Delivery, EventKind]:
@@ -101,7 +101,9 @@ class Settlement:
             return None
         if is_waiting(job):
             return job
-        if not job.deliveries:
+        if job.fail_stage:  # failed or cancelled, and a crash before the move
+            self.fail(taken, job, job.reason)
+        elif not job.deliveries:
             self.fail(taken, job, "the job names no target")
         else:
             self.finish(taken, job)

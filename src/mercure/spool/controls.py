@@ -10,10 +10,14 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState, FailStage, Job
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder, move_folder
+from mercure.spool.durable import fsync_folder
 from mercure.spool.jobs import Claim, claim
 from mercure.spool.layout import Layout
+from mercure.spool.moves import move_job
 from mercure.spool.sealing import new_seal_id
+
+_LONG_ID = 80
+"""Ids grow with each retry; from here on a new one begins."""
 
 HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
 
@@ -118,6 +122,10 @@ def _all_due(job: Job, now: datetime) -> Job:
 
 def _route_again(layout: Layout, taken: Claim, now: datetime) -> None:
     """Make the job a sealed reception again, by one rename; the router finds it and plans what is not done yet."""
-    move_folder(taken.folder, layout.sealed / new_seal_id(now))
+    # The id follows from that of the job: what a crash left of an earlier try is found and replaced.
+    seal_id = f"{taken.id}-r" if len(taken.id) < _LONG_ID else new_seal_id(now)
+    if (layout.sealed / seal_id).exists():
+        raise SpoolError("the job is being routed again already")
+    move_job(taken.folder, layout.sealed / seal_id)
     fsync_folder(layout.sealed)
     fsync_folder(layout.stage(taken.stage))

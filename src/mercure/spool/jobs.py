@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -18,9 +17,10 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, SeriesInfo
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder, move_folder
+from mercure.spool.durable import fsync_folder
 from mercure.spool.job_files import read_task, write_error_log, write_task
 from mercure.spool.layout import Layout
+from mercure.spool.moves import finish_move, move_job, remove_job
 
 
 class Claim:
@@ -60,9 +60,9 @@ class Claim:
         self._clear_marks()
         target = self._layout.stage(to) / self.id
         if not target.exists():
-            move_folder(self.folder, target)
+            move_job(self.folder, target)
         elif self._is_copied_to(target):
-            shutil.rmtree(self.folder)
+            remove_job(self.folder)
         else:  # a rename onto an empty folder would silently replace it
             raise SpoolError(f"there is a job {self.id} in {to.value} already")
         for stage in (to, self.stage):
@@ -122,6 +122,7 @@ def claim(layout: Layout, stage: Stage, job_id: str) -> Claim | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The folder may have moved between open and lock: then this is the lock of a job that stands elsewhere.
         if os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino:
+            finish_move(layout, folder)
             return Claim(layout, stage, job_id, lock)
     except (BlockingIOError, FileNotFoundError):
         pass

@@ -32,6 +32,7 @@ from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, link_or_copy, move_folder, write_durably
 from mercure.spool.job_files import read_task, write_error_log, write_task
 from mercure.spool.layout import Layout, Origin
+from mercure.spool.moves import finish_move
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +270,7 @@ def open_sealed(layout: Layout) -> Iterator[Sealed]:
         except (BlockingIOError, FileNotFoundError):
             same = False
         if same:
+            finish_move(layout, folder)
             yield Sealed(layout, name, lock)
         else:
             os.close(lock)

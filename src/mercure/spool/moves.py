@@ -1,0 +1,69 @@
+"""Moving a job folder to another file system: what a crash between the copy and the removal leaves is finished later.
+
+On one file system a move is one rename. To another one it is a copy that appears by one rename at the far side, and
+then the removal of the source. The copy says where it came from, so that whoever works on it next removes the source
+first, and nobody works on both.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.spool import layout as names
+from mercure.spool.durable import copy_folder, write_durably
+from mercure.spool.job_files import read_task
+from mercure.spool.layout import Layout
+
+_MOVED_FROM = ".moved-from"
+_GONE = ".gone"
+
+
+def move_job(source: Path, target: Path) -> None:
+    """Move a job folder, whose claim the caller holds, to a name that is free. Raises `OSError`."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        write_durably(source / _MOVED_FROM, f"{source.parent.name}/{source.name}".encode())
+        copy_folder(source, target)
+        remove_job(source)
+        _unmark(target)
+
+
+def remove_job(folder: Path) -> None:
+    """Remove a job folder: at once from sight, so that nobody meets a part of it."""
+    hidden = folder.with_name(f".{folder.name}{_GONE}")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def sweep_removed(layout: Layout) -> None:
+    """Remove what a crash left of job folders that were being removed."""
+    for stage in Stage:
+        with os.scandir(layout.stage(stage)) as entries:
+            gone = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_GONE)]
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def finish_move(layout: Layout, folder: Path) -> None:
+    """Remove what this job folder was copied from, if a crash left it. Raises `OSError` when that is not possible."""
+    try:
+        stage_name, _, job_id = (folder / _MOVED_FROM).read_text(encoding="utf-8", errors="replace").partition("/")
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(ValueError, SpoolError):  # somebody else's file, or the source has gone
+        source = layout.stage(Stage(stage_name)) / names.check_job_id(job_id)
+        if source != folder and read_task(source).id == read_task(folder).id:
+            remove_job(source)
+    _unmark(folder)
+
+
+def _unmark(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / _MOVED_FROM)
