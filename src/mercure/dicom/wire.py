@@ -1,7 +1,6 @@
 """One TCP connection that speaks DICOM: socket options, reading with deadlines, writing, orderly ends."""
 
 import contextlib
-import errno
 import socket
 import ssl
 import struct
@@ -92,8 +91,5 @@ class Wire:
         """End the connection now; a thread that is blocked in a read of it gets its end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        try:
+        with contextlib.suppress(OSError):
             self._socket.close()
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOTCONN, errno.ECONNRESET):
-                raise
