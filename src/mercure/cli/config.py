@@ -24,7 +24,9 @@ app = new_app("Check, show and import the configuration.")
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="File to check; by default that of this machine.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="File to check; by default that of this machine.")
+    ] = None,
     *,
     as_json: JSON = False,
 ) -> None:
@@ -90,7 +92,7 @@ def show(
 ) -> None:
     """Show the configuration that holds, secrets masked: what differs from the defaults, or everything.
 
-    With --json every key is printed, in the form that `config check` reads.
+    With --json every key is printed, its default too.
     """
     loaded = installation.configuration()
     if as_json:
@@ -124,9 +126,12 @@ def schema() -> None:
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A configuration in the older flat form.", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A configuration in the older flat form.", exists=True, dir_okay=False),
+    ],
     *,
-    output: Annotated[Path | None, typer.Option(help="File to write; by default stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="OUT", help="File to write; by default stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Turn a configuration in the older flat form into ours, and list every change on stderr.

@@ -1,4 +1,4 @@
-"""`mercure echo`: does a target answer?"""
+"""`mercure echo`: whether a target answers."""
 
 import difflib
 import time
@@ -24,7 +24,9 @@ def echo(
     *,
     called: Annotated[str | None, typer.Option(metavar="AE", help="AE title of the node; with HOST:PORT.")] = None,
     calling: Annotated[str, typer.Option(metavar="AE", help="Our AE title; with HOST:PORT.")] = "MERCURE",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Wait for an answer, seconds; with HOST:PORT.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Wait for an answer; with HOST:PORT.")
+    ] = 10.0,
     as_json: JSON = False,
 ) -> None:
     """Ask a target whether it answers: a DICOM node by C-ECHO, a folder by writing to it.

@@ -37,7 +37,7 @@ class Holdable(StrEnum):
 
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs, as `queue list` shows them.")]
 HeldJobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of waiting jobs.")]
-HeldStage = Annotated[Holdable | None, typer.Option(help="The whole stage instead of single jobs.")]
+HeldStage = Annotated[Holdable | None, typer.Option(metavar="STAGE", help="The whole stage, processing or outgoing.")]
 
 _SHOWN_ON_TERMINAL = 50
 
@@ -47,11 +47,16 @@ def list_(
     *,
     stage: Annotated[
         list[Place] | None,
-        typer.Option(help="Only this stage; may be given often. By default all but success and discard."),
+        typer.Option(
+            metavar="STAGE",
+            help=f"Only this stage ({', '.join(Place)}); may be given often. By default all but success and discard.",
+        ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help="Most rows for each stage, 0 for all. By default 50 on a terminal, else all."),
+        typer.Option(
+            min=0, metavar="N", help="Most rows for each stage, 0 for all. By default 50 on a terminal, else all."
+        ),
     ] = None,
     as_json: JSON = False,
 ) -> None:

@@ -78,7 +78,7 @@ class Details:
             tuple(_targets(view)),
             len(received),
             sum(found.st_size for found in received),
-            len(list(_stats(view.folder / names.RESULTS))),
+            sum(1 for _ in _stats(view.folder / names.RESULTS)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _stats(folder: Path) -> Iterator[os.stat_result]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                if entry.name.endswith(".dcm") and entry.is_file(follow_symlinks=False):
                     yield entry.stat(follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -145,7 +145,7 @@ def _timeline(layout: Layout, view: JobView, received: list[os.stat_result]) -> 
     job = view.job
     if job:
         if job.complete_at:
-            moments.append(Moment(job.complete_at, "series complete, rules asked"))
+            moments.append(Moment(job.complete_at, "series complete, job made"))
         if job.settled_at and job.fail_stage is FailStage.RECEIVING:
             moments.append(Moment(job.settled_at, "kept in error/"))
         moments += [Moment(event.at, _in_words(event)) for event in _events(layout, job)]
@@ -156,7 +156,7 @@ def _events(layout: Layout, job: Job) -> Iterator[Event]:
     """Return what the journal has of a job; files that ended before it began are passed over."""
     reader = JournalReader(layout.journal, _read_before(layout.journal, job.created_at.timestamp() - _MARGIN_SECONDS))
     while (batch := reader.read()).events or batch.corrupted:
-        yield from (event for event in batch.events if event.job_id == job.id)
+        yield from (event for event in batch.events if event.job_id == job.id and event.kind not in _TOLD_BY_THE_JOB)
 
 
 def _read_before(journal: Path, time: float) -> dict[str, int]:
@@ -171,8 +171,8 @@ def _read_before(journal: Path, time: float) -> dict[str, int]:
     return positions
 
 
+_TOLD_BY_THE_JOB = (EventKind.JOB_CREATED, EventKind.SERIES_COMPLETE)
 _WORDS = {
-    EventKind.JOB_CREATED: "job made",
     EventKind.DELIVERY_STARTED: "sending began",
     EventKind.DELIVERY_COMPLETE: "target has everything",
     EventKind.DELIVERY_DEFERRED: "attempt failed, again later",
@@ -192,7 +192,7 @@ def _in_words(event: Event) -> str:
     target = f"{event.target}: " if event.target else ""
     took = f" ({event.duration_seconds:.3f} s)" if event.duration_seconds is not None else ""
     count = f", {counted(event.count, 'instance')}" if event.count and event.duration_seconds is not None else ""
-    why = f": {event.detail}" if event.detail and event.kind is not EventKind.JOB_CREATED else ""
+    why = f": {event.detail}" if event.detail else ""
     return f"{target}{words}{count}{took}{why}"
 
 
@@ -227,7 +227,7 @@ def _print_job(job: Job) -> None:
         say(f"Study     {clean(job.series.study_uid)}")
     if job.series.calling_ae_title:
         series = job.series
-        say(clean(f"Sender    {series.calling_ae_title} ({series.peer_address}), to {series.called_ae_title}"))
+        say(f"Sender    {clean(f'{series.calling_ae_title} ({series.peer_address}), to {series.called_ae_title}')}")
 
 
 def _print_targets(details: Details) -> None:

@@ -22,7 +22,10 @@ from mercure.dicom.tags_reader import read_tags
 app = new_app("Try rules on a DICOM file, or on tags given by hand. Nothing is sent, moved or changed.")
 
 DicomFile = Annotated[
-    Path | None, typer.Option(help="DICOM file whose tags the rule sees.", exists=True, dir_okay=False, readable=True)
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="DICOM file whose tags the rule sees.", exists=True, dir_okay=False, readable=True
+    ),
 ]
 GivenTags = Annotated[
     list[str] | None,
@@ -37,7 +40,9 @@ _WORDS = {"matched": "matched", "not_matched": "not matched", "failed": "FAILED"
 def evaluate(
     expression: Annotated[str | None, typer.Argument(metavar="[EXPRESSION]", help="The rule to try.")] = None,
     *,
-    rule: Annotated[str | None, typer.Option(help="Name of a rule of the configuration, instead.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of a rule of the configuration, instead.")
+    ] = None,
     file: DicomFile = None,
     tag: GivenTags = None,
     as_json: JSON = False,

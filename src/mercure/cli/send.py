@@ -26,7 +26,9 @@ def send(
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="Node to send to.")],
     called: Annotated[str, typer.Option(metavar="AE", help="AE title of the node.")],
     calling: Annotated[str, typer.Option(metavar="AE", help="Our AE title.")] = "MERCURE",
-    associations: Annotated[int, typer.Option(min=1, max=64, help="Associations in parallel.")] = 1,
+    associations: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="Associations in parallel, 64 at most.")
+    ] = 1,
     as_json: JSON = False,
 ) -> None:
     """Send DICOM files to a node with C-STORE, and say what became of them.
@@ -81,8 +83,8 @@ def _print_summary(transfer: Transfer, found: Found, where: str) -> None:
         for status, number in statuses.items():
             say(f"  {number:,} {clean(status)}")
     for error in transfer.errors:
-        complain(f"mercure: {clean(error)}")
-    undelivered = transfer.undelivered()
+        complain(f"mercure: {clean(error)}. `mercure echo HOST:PORT --called AE` tries the connection.")
+    undelivered = [one for one in transfer.undelivered() if one.was_sent]
     for one in undelivered[:_NAMED]:
         complain(f"not delivered: {clean(one.path)}: {clean(one.reason)}")
     if len(undelivered) > _NAMED:

@@ -21,6 +21,7 @@ class Undelivered:
 
     path: str
     reason: str
+    was_sent: bool
 
 
 class Transfer:
@@ -76,9 +77,9 @@ class Transfer:
         for one in self.instances:
             result = self._results.get(one.path)
             if result is None:
-                missing.append(Undelivered(one.path, "not sent: the association ended before"))
+                missing.append(Undelivered(one.path, "not sent", was_sent=False))
             elif not result.outcome.is_there:
-                missing.append(Undelivered(one.path, result.detail))
+                missing.append(Undelivered(one.path, result.detail, was_sent=True))
         return missing
 
     def _send(self, part: list[str]) -> None:
