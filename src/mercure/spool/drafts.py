@@ -3,22 +3,38 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from enum import Enum
 
 from mercure.spool import layout as names
-from mercure.spool.durable import write_all
+from mercure.spool.durable import fsync_folder, write_all
 from mercure.spool.layout import Origin
+
+_WRITE_OUT_BYTES = 256 << 10
+"""So much is handed to the disk while the rest still arrives: the fsync at the end then waits for the rest only."""
 
 _MAXIMUM_CHUNKS = 1000
 """The kernel takes 1024 at once (IOV_MAX); a sender with very small PDUs makes more of them."""
 
 
+class Sync(Enum):
+    """What makes a draft durable."""
+
+    NEVER = "never"
+    FILES = "files"
+    """One fsync of the file: its file system writes the name no later than that."""
+    FILES_AND_NAMES = "files and names"
+    """Another fsync of the folder: nothing is known of the file system."""
+
+
 class Draft:
     """One instance while it arrives: a file in the worker's folder of drafts. Used by one thread."""
 
-    __slots__ = ("_descriptor", "_is_complete", "_number", "_prefix", "path", "size")
+    __slots__ = ("_descriptor", "_is_complete", "_number", "_prefix", "_sync", "_written_out", "path", "size")
 
-    def __init__(self, prefix: str, number: int, existing: str = "") -> None:
+    def __init__(self, prefix: str, number: int, existing: str = "", *, sync: "Sync") -> None:
         """Create the file, or open an existing one that is complete and keeps its name."""
+        self._sync = sync
+        self._written_out = 0
         self._prefix = prefix
         self._number = number
         self._is_complete = bool(existing)
@@ -38,6 +54,10 @@ class Draft:
             rest = b"".join(chunks)[written:]
             write_all(self._descriptor, rest)
             self.size += len(rest)
+        if self._sync is not Sync.NEVER and self.size - self._written_out >= _WRITE_OUT_BYTES:
+            # Begins to write and does not wait. The pages stay cached: those under way to the disk are not dropped.
+            os.posix_fadvise(self._descriptor, self._written_out, self.size - self._written_out, os.POSIX_FADV_DONTNEED)
+            self._written_out = self.size
 
     def read(self, size: int, offset: int) -> bytes:
         """Read back what was written, for headers that did not fit into the first chunk."""
@@ -51,6 +71,8 @@ class Draft:
             self.path = complete
             self._is_complete = True
         os.fsync(self._descriptor)
+        if self._sync is Sync.FILES_AND_NAMES:
+            fsync_folder(self._prefix)
 
     def close(self) -> None:
         """Close the file, whose name stays; safe at any time."""

@@ -29,6 +29,26 @@ def fsync_file(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
+_ORDERS_NAMES = frozenset({"ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs"})
+
+
+def orders_names(folder: Path) -> bool:
+    """Whether the file system writes a new or changed name of a file no later than the fsync of that file.
+
+    True of those known to: they log names and files together, or (ext4 without a journal) write the folder of a new
+    file along with it. POSIX does not promise it, so of any other kind the answer is no.
+    """
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return False
+    kinds = {fields[fields.index("-") + 1] for fields in mounts if fields[2] == wanted and "-" in fields}
+    return bool(kinds) and kinds <= _ORDERS_NAMES
+
+
 def write_durably(path: Path, data: bytes, *, fsync: bool = True, fsync_name: bool = True) -> None:
     """Replace a file atomically: a reader sees the old content or the new, whole. Durable when it returns.
 

@@ -27,8 +27,8 @@ from typing import Literal
 
 from mercure.core.errors import SpoolError
 from mercure.spool import layout as names
-from mercure.spool.drafts import Draft
-from mercure.spool.durable import write_all
+from mercure.spool.drafts import Draft, Sync
+from mercure.spool.durable import orders_names, write_all
 from mercure.spool.layout import Layout, Origin
 
 _KEPT_OPEN = 16
@@ -62,6 +62,10 @@ class Intake:
         self.fsync = fsync
         self.hold_open = hold_open
         self._numbers = itertools.count(1)
+        if not fsync:
+            self._sync = Sync.NEVER
+        else:
+            self._sync = Sync.FILES if orders_names(layout.drafts) else Sync.FILES_AND_NAMES
         self.folder = layout.drafts / f"{os.getpid()}-{secrets.token_hex(4)}"
         # The lock is held before the folder has its name: recovery must never see it without.
         hidden = layout.drafts / f".{self.folder.name}"
@@ -81,11 +85,11 @@ class Intake:
 
     def draft(self) -> Draft:
         """Open a new draft. Raises `OSError` when the disk is full or the folder cannot be written."""
-        return Draft(self.prefix, next(self._numbers))
+        return Draft(self.prefix, next(self._numbers), sync=self._sync)
 
     def adopt(self, path: str) -> Draft:
         """Open a draft that a dead worker left complete, to publish it from here."""
-        return Draft(self.prefix, next(self._numbers), path)
+        return Draft(self.prefix, next(self._numbers), path, sync=self._sync)
 
     def session(self, origin: Origin) -> "Session":
         """Begin to publish what one association sends."""

@@ -1,5 +1,6 @@
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from mercure.spool.durable import (
     write_all,
     write_durably,
 )
+from mercure.spool.intake import Intake
+from mercure.spool.layout import Layout, Origin
 
 
 def folder_with_files(path: Path) -> Path:
@@ -136,3 +139,33 @@ def test_fsync_follows_no_link_and_reports_what_is_not_there(tmp_path: Path) -> 
         fsync_file(tmp_path / "absent")
     with pytest.raises(FileNotFoundError):
         fsync_folder(tmp_path / "absent")
+
+
+def test_a_file_system_that_is_known_orders_names_and_an_unknown_mount_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert durable.orders_names(tmp_path), "tests run on ext4, xfs, btrfs, zfs, f2fs or tmpfs"
+    monkeypatch.setattr(durable, "_ORDERS_NAMES", frozenset({"no-such-file-system"}))
+    assert not durable.orders_names(tmp_path)
+
+
+def test_on_an_unknown_file_system_the_folder_of_drafts_is_made_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout.under(tmp_path)
+    layout.create()
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(durable, "_ORDERS_NAMES", frozenset())
+    with closing(Intake(layout)) as intake:
+        draft = intake.draft()
+        draft.write([b"x" * 600_000])
+        monkeypatch.setattr(os, "fsync", fsync)
+        draft.complete(Origin("A", "B", "127.0.0.1"))
+        assert synced == [draft.path, str(intake.folder)]
+        draft.discard()

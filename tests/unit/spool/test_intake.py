@@ -11,7 +11,7 @@ import pytest
 
 from mercure.core.errors import SpoolError
 from mercure.spool import intake as intake_module
-from mercure.spool.drafts import Draft
+from mercure.spool.drafts import Draft, Sync
 from mercure.spool.intake import Intake, Published, Session, free_bytes
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.sealing import Sealed, is_released, seal
@@ -307,7 +307,7 @@ def test_a_draft_follows_no_link_when_it_is_adopted(intake: Intake, tmp_path: Pa
     (tmp_path / "secret").write_text("secret")
     (intake.folder / "1#6#A#B#C.dcm").symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
-        Draft(intake.prefix, 1, str(intake.folder / "1#6#A#B#C.dcm"))
+        Draft(intake.prefix, 1, str(intake.folder / "1#6#A#B#C.dcm"), sync=Sync.NEVER)
 
 
 def test_the_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
