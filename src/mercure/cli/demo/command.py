@@ -1,6 +1,7 @@
 """The command: options, signals, exit status."""
 
 import logging
+import re
 import signal
 import threading
 from pathlib import Path
@@ -42,7 +43,7 @@ def demo(
             log_to(site.folder / "mercure.log")
             status = _run(Demonstration(site, console, slices), stop, runs_on=not exit_)
             if picture is not None:
-                console.save_svg(str(picture), title="make demo", clear=False)
+                picture.write_text(_without_web_fonts(console.export_svg(title="make demo")), encoding="utf-8")
     except (MercureError, OSError) as error:
         raise CommandError(f"the demo cannot run: {error}", "See the option --folder.", Exit.DATA_FOLDER) from error
     finally:
@@ -60,3 +61,8 @@ def _run(demonstration: Demonstration, stop: threading.Event, *, runs_on: bool) 
     if runs_on:
         demonstration.follow(stop)
     return Exit.OK if all(finding.is_complete for finding in findings) else Exit.FAILED
+
+
+def _without_web_fonts(svg: str) -> str:
+    """Return a picture that loads nothing from anywhere."""
+    return re.sub(r"@font-face {.*?}", "", svg, flags=re.DOTALL).replace(" \n", "\n")
