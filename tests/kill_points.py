@@ -31,6 +31,7 @@ from mercure.services.router import Router, RouterSettings
 from mercure.spool import controls
 from mercure.spool.jobs import job_ids
 from mercure.spool.layout import Layout
+from mercure.spool.moves import sweep_removed
 from mercure.targets.folder import FolderTarget
 
 _CHANGES = ("rename", "link", "mkdir", "fsync", "unlink", "rmdir", "open", "write")
@@ -81,6 +82,7 @@ def retry_and_route(layout: Layout) -> None:
         with contextlib.suppress(SpoolError):  # an operator who is told that it is under way already
             controls.retry(layout, job_id, FakeClock().now())
     route(layout, mended=True)
+    sweep_removed(layout)  # as each dispatcher does when it starts
 
 
 def dispatch(layout: Layout) -> None:

@@ -1,0 +1,221 @@
+"""What operators do: retry, cancel, hold and release, and the answers when it cannot be done."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.arrivals import make_job
+from tests.builders import BuiltSeries, small_series
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.task import Delivery, DeliveryState, FailStage
+from mercure.spool import controls, sealing
+from mercure.spool import layout as names
+from mercure.spool.job_files import read_task, write_task
+from mercure.spool.jobs import Claim, claim, is_held
+from mercure.spool.layout import Layout
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout.under(tmp_path / "data")
+    layout.create()
+    return layout
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> BuiltSeries:
+    return small_series(tmp_path / "series", 2)
+
+
+def claimed(layout: Layout, job_id: str, stage: Stage = Stage.OUTGOING) -> Claim:
+    taken = claim(layout, stage, job_id)
+    assert taken is not None
+    return taken
+
+
+def control_mark(layout: Layout) -> int:
+    return layout.control.stat().st_mtime_ns if layout.control.exists() else 0
+
+
+def test_a_deferred_job_becomes_due_with_its_attempts_counted_anew(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a", "b", "c")
+    job = job.with_delivery(Delivery("a", attempts=5, not_before=NOW + timedelta(hours=1), detail="no answer"))
+    job = job.with_delivery(Delivery("b", DeliveryState.COMPLETE, updated_at=NOW))
+    job = job.with_delivery(Delivery("c", DeliveryState.ERROR, detail="refused"))
+    write_task(layout.outgoing / job.id, job)
+    assert controls.retry(layout, job.id, NOW) == "is due now"
+    a, b, c = read_task(layout.outgoing / job.id).deliveries
+    assert (a.state, a.attempts, a.not_before, a.detail) == (DeliveryState.WAITING, 0, None, "")
+    assert b.state is DeliveryState.COMPLETE
+    assert c.state is DeliveryState.WAITING
+    assert control_mark(layout)
+
+
+def test_a_job_that_failed_at_dispatching_goes_back_to_what_it_lacks(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a", "b", stage=Stage.ERROR, fail_stage=FailStage.DISPATCHING, reason="gone")
+    job = job.with_delivery(Delivery("a", DeliveryState.COMPLETE)).with_delivery(Delivery("b", DeliveryState.ERROR))
+    write_task(layout.error / job.id, job)
+    assert "dispatched again" in controls.retry(layout, job.id, NOW)
+    back = read_task(layout.outgoing / job.id)
+    assert (back.fail_stage, back.reason, back.settled_at) == (None, "", None)
+    assert [delivery.state for delivery in back.deliveries] == [DeliveryState.COMPLETE, DeliveryState.WAITING]
+
+
+def test_a_job_that_failed_at_routing_becomes_a_sealed_series_again(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.ROUTING, done=("route:archive",))
+    assert "routed again" in controls.retry(layout, job.id, NOW)
+    (sealed,) = sealing.open_sealed(layout)
+    earlier, contents = sealed.earlier_job(), sealed.contents()
+    assert earlier is not None
+    assert earlier.done == ("route:archive",)
+    assert contents is not None
+    assert contents.instances == tuple(sorted(job.instances))
+    assert list(layout.error.iterdir()) == []
+
+
+def test_ids_do_not_grow_for_ever_with_retries(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.ROUTING, job_id="x" * 90)
+    controls.retry(layout, job.id, NOW)
+    (folder,) = layout.sealed.iterdir()
+    assert re.fullmatch(r"20260301T120000-[0-9a-f]{10}", folder.name)
+
+
+def test_a_job_that_is_being_routed_again_is_not_taken_twice(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.ROUTING)
+    (layout.sealed / f"{job.id}-r").mkdir()
+    with pytest.raises(SpoolError, match="already"):
+        controls.retry(layout, job.id, NOW)
+    assert (layout.error / job.id).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("fail_stage", "targets", "reason"),
+    [
+        (FailStage.RECEIVING, (), "could not be read"),
+        (FailStage.PROCESSING, ("a",), "cannot be retried from here"),
+        (FailStage.DISPATCHING, (), "cannot be retried from here"),
+    ],
+)
+def test_what_cannot_be_retried_stays_and_says_why(
+    layout: Layout, series: BuiltSeries, fail_stage: FailStage, targets: tuple[str, ...], reason: str
+) -> None:
+    job = make_job(layout, series, *targets, stage=Stage.ERROR, fail_stage=fail_stage)
+    with pytest.raises(SpoolError, match=reason):
+        controls.retry(layout, job.id, NOW)
+    assert read_task(layout.error / job.id) == job
+    claimed(layout, job.id, Stage.ERROR).close()
+
+
+def test_a_job_that_is_not_there_or_is_being_worked_on_cannot_be_retried(layout: Layout, series: BuiltSeries) -> None:
+    with pytest.raises(SpoolError, match="no job x in error or outgoing"):
+        controls.retry(layout, "x", NOW)
+    with pytest.raises(SpoolError, match="not a job id"):
+        controls.retry(layout, "../x", NOW)
+    job = make_job(layout, series, "a")
+    taken = claimed(layout, job.id)
+    with pytest.raises(SpoolError, match="worked on"):
+        controls.retry(layout, job.id, NOW)
+    taken.close()
+
+
+@pytest.mark.parametrize(("stage", "failed"), [(Stage.OUTGOING, "DISPATCHING"), (Stage.PROCESSING, "PROCESSING")])
+def test_a_waiting_job_is_cancelled_at_once(layout: Layout, series: BuiltSeries, stage: Stage, failed: str) -> None:
+    job = make_job(layout, series, "a", stage=stage)
+    assert controls.cancel(layout, job.id, NOW) == "is cancelled"
+    cancelled = read_task(layout.error / job.id)
+    assert (cancelled.fail_stage, cancelled.reason) == (FailStage(failed), "cancelled by an operator")
+
+
+def test_a_cancelled_job_can_be_retried(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a")
+    controls.cancel(layout, job.id, NOW)
+    controls.retry(layout, job.id, NOW)
+    assert read_task(layout.outgoing / job.id).deliveries == (Delivery("a", updated_at=NOW),)
+
+
+def test_a_running_job_gets_a_mark_that_its_worker_sees(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a")
+    taken = claimed(layout, job.id)
+    assert not taken.is_cancelled()
+    assert controls.cancel(layout, job.id, NOW) == "is being stopped"
+    assert taken.is_cancelled()
+    assert control_mark(layout)
+    taken.close()
+
+
+def test_a_worker_that_lets_go_before_it_sees_the_mark_does_not_keep_the_job_alive(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(layout, series, "a")
+    taken = claimed(layout, job.id)
+    touch = Path.touch
+
+    def deferred_meanwhile(path: Path) -> None:
+        taken.defer(job)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", deferred_meanwhile)
+    assert controls.cancel(layout, job.id, NOW) == "is cancelled"
+    assert not (layout.error / job.id / names.CANCEL_FILE).exists()
+
+
+def test_a_job_that_ends_while_it_is_cancelled_or_held_is_said_to_have_left(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(layout, series, "a")
+    taken = claimed(layout, job.id)
+    touch = Path.touch
+
+    def finished_meanwhile(path: Path) -> None:
+        if path.parent.exists():
+            taken.commit(job, Stage.SUCCESS)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", finished_meanwhile)
+    with pytest.raises(SpoolError, match="just left outgoing"):
+        controls.cancel(layout, job.id, NOW)
+    assert read_task(layout.success / job.id).id == job.id
+
+
+def test_only_waiting_and_running_jobs_can_be_cancelled(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a", stage=Stage.SUCCESS)
+    with pytest.raises(SpoolError, match="no waiting or running job"):
+        controls.cancel(layout, job.id, NOW)
+
+
+def test_holds_begin_and_end(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a")
+    controls.hold(layout, Stage.OUTGOING)
+    controls.hold(layout, Stage.OUTGOING, job.id)
+    assert is_held(layout, Stage.OUTGOING)
+    assert is_held(layout, Stage.OUTGOING, job.id)
+    for _ in range(2):
+        controls.release(layout, Stage.OUTGOING)
+        controls.release(layout, Stage.OUTGOING, job.id)
+    assert not is_held(layout, Stage.OUTGOING)
+    assert not is_held(layout, Stage.OUTGOING, job.id)
+    assert control_mark(layout)
+
+
+def test_nothing_can_be_held_where_nothing_runs(layout: Layout) -> None:
+    with pytest.raises(SpoolError, match="nothing runs in success"):
+        controls.hold(layout, Stage.SUCCESS)
+    with pytest.raises(SpoolError, match="no job x in outgoing"):
+        controls.hold(layout, Stage.OUTGOING, "x")
+    with pytest.raises(SpoolError, match="not a job id"):
+        controls.release(layout, Stage.OUTGOING, "../../x")
+
+
+def test_a_hold_outlives_a_retry(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a")
+    controls.hold(layout, Stage.OUTGOING, job.id)
+    controls.cancel(layout, job.id, NOW)
+    controls.retry(layout, job.id, NOW)
+    assert is_held(layout, Stage.OUTGOING, job.id)
+    assert replace(read_task(layout.outgoing / job.id)).fail_stage is None

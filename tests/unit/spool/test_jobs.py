@@ -1,0 +1,256 @@
+"""Claim, commit, defer, fail: with real folders and real locks."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.arrivals import make_job
+from tests.builders import BuiltSeries, small_series
+from tests.small_disk import read_only, small_disk
+
+from mercure.core.errors import SpoolError
+from mercure.core.stages import Stage
+from mercure.core.task import FailStage
+from mercure.spool import layout as names
+from mercure.spool.job_files import read_task
+from mercure.spool.jobs import Claim, claim, is_held, job_ids
+from mercure.spool.layout import Layout
+from mercure.spool.moves import finish_move, sweep_removed
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout.under(tmp_path / "data")
+    layout.create()
+    return layout
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> BuiltSeries:
+    return small_series(tmp_path / "series", 2)
+
+
+def claimed(layout: Layout, job_id: str, stage: Stage = Stage.OUTGOING) -> Claim:
+    taken = claim(layout, stage, job_id)
+    assert taken is not None
+    return taken
+
+
+def stages_of(layout: Layout, job_id: str) -> list[Stage]:
+    return [stage for stage in Stage if (layout.stage(stage) / job_id).exists()]
+
+
+def test_a_claim_excludes_every_other(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    taken = claimed(layout, job.id)
+    assert claim(layout, Stage.OUTGOING, job.id) is None
+    assert taken.read() == job
+    taken.close()
+    taken.close()
+    claimed(layout, job.id).close()
+
+
+def test_the_claim_of_a_process_that_was_killed_is_free_at_once(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    code = f"import fcntl, time; f = open({str(layout.outgoing / job.id / '.lock')!r}, 'w')\n"
+    code += "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"held\n"
+        assert claim(layout, Stage.OUTGOING, job.id) is None
+        worker.kill()
+        worker.wait()
+        claimed(layout, job.id).close()
+
+
+def test_what_is_not_there_cannot_be_claimed(layout: Layout) -> None:
+    assert claim(layout, Stage.OUTGOING, "nothing") is None
+    (layout.outgoing / "file").write_bytes(b"")
+    assert claim(layout, Stage.OUTGOING, "file") is None
+    with pytest.raises(SpoolError, match="not a job id"):
+        claim(layout, Stage.OUTGOING, "../x")
+
+
+def test_a_job_that_moved_between_open_and_lock_is_not_claimed(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(layout, series, "archive")
+    lock = fcntl.flock
+
+    def moved_meanwhile(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        os.rename(layout.outgoing / job.id, layout.success / job.id)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", moved_meanwhile)
+    assert claim(layout, Stage.OUTGOING, job.id) is None
+
+
+def test_a_file_system_without_locks_is_said_clearly(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(layout, series, "archive")
+
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(37, os.strerror(37))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(SpoolError, match="cannot lock job"):
+        claim(layout, Stage.OUTGOING, job.id)
+
+
+def test_a_commit_moves_the_job_and_ends_the_claim(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    (layout.outgoing / job.id / names.CANCEL_FILE).touch()
+    taken = claimed(layout, job.id)
+    assert taken.is_cancelled()
+    taken.commit(job, Stage.SUCCESS)
+    assert stages_of(layout, job.id) == [Stage.SUCCESS]
+    assert not (layout.success / job.id / names.CANCEL_FILE).exists()
+    claimed(layout, job.id, Stage.SUCCESS).close()
+
+
+@pytest.mark.parametrize("content", [(), ("task.json",)])
+def test_a_commit_never_replaces_a_folder_that_is_there(
+    layout: Layout, series: BuiltSeries, content: tuple[str, ...]
+) -> None:
+    job = make_job(layout, series, "archive")
+    (layout.success / job.id).mkdir()
+    for name in content:
+        (layout.success / job.id / name).write_text("{}")
+    taken = claimed(layout, job.id)
+    with pytest.raises(SpoolError, match="in success already"):
+        taken.commit(job, Stage.SUCCESS)
+    assert sorted(os.listdir(layout.success / job.id)) == list(content)
+    assert len(list(taken.received.iterdir())) == 2
+    assert claim(layout, Stage.OUTGOING, job.id) is None, "the claim is still held"
+    taken.close()
+
+
+def test_deferring_keeps_the_job_where_it_is(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    claimed(layout, job.id).defer(job.with_delivery(job.deliveries[0].__class__("archive", attempts=3)))
+    assert read_task(layout.outgoing / job.id).deliveries[0].attempts == 3
+    claimed(layout, job.id).close()
+
+
+def test_a_failed_job_has_stage_reason_and_time(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    claimed(layout, job.id).fail(job, FailStage.DISPATCHING, "the target\nsays no", NOW)
+    failed = read_task(layout.error / job.id)
+    assert (failed.fail_stage, failed.reason, failed.settled_at) == (FailStage.DISPATCHING, "the target\nsays no", NOW)
+    assert (layout.error / job.id / names.ERROR_LOG).read_text() == "2026-03-01T12:00:00Z the target says no\n"
+
+
+@pytest.mark.requirement("S13")
+@pytest.mark.parametrize("content", [b"", b"{", b'{"id": 5}', None])
+def test_an_unreadable_task_goes_to_error_with_its_instances(
+    layout: Layout, series: BuiltSeries, content: bytes | None
+) -> None:
+    job = make_job(layout, series, "archive")
+    path = layout.outgoing / job.id / names.TASK_FILE
+    path.unlink() if content is None else path.write_bytes(content)
+    taken = claimed(layout, job.id)
+    with pytest.raises(SpoolError):
+        taken.read()
+    taken.fail_unreadable("task.json is no JSON", NOW)
+    failed = read_task(layout.error / job.id)
+    assert (failed.fail_stage, failed.instances) == (FailStage.ROUTING, tuple(sorted(job.instances)))
+    kept = layout.error / job.id / "task.json.unreadable"
+    assert kept.exists() == (content is not None)
+
+
+def test_a_task_of_another_job_is_not_read(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    path = layout.outgoing / job.id / names.TASK_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "another"}))
+    taken = claimed(layout, job.id)
+    with pytest.raises(SpoolError, match="another job"):
+        taken.read()
+    taken.close()
+
+
+def test_only_folders_with_a_name_are_jobs(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    (layout.outgoing / names.HOLD_FILE).touch()
+    (layout.outgoing / ".draft").mkdir()
+    (layout.outgoing / "file").touch()
+    (layout.outgoing / "link").symlink_to(layout.success)
+    assert list(job_ids(layout, Stage.OUTGOING)) == [job.id]
+
+
+def test_holds_of_a_stage_and_of_a_job(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    assert not is_held(layout, Stage.OUTGOING)
+    assert not is_held(layout, Stage.OUTGOING, job.id)
+    (layout.outgoing / names.HOLD_FILE).touch()
+    (layout.outgoing / job.id / names.JOB_HOLD_FILE).touch()
+    assert is_held(layout, Stage.OUTGOING)
+    assert is_held(layout, Stage.OUTGOING, job.id)
+
+
+def test_a_move_to_another_file_system_is_whole_and_leaves_nothing(tmp_path: Path, series: BuiltSeries) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        layout = Layout(**Layout.under(tmp_path / "data").folders() | {"success": disk / "success"})
+        layout.create()
+        job = make_job(layout, series, "archive")
+        claimed(layout, job.id).commit(job, Stage.SUCCESS)
+        assert stages_of(layout, job.id) == [Stage.SUCCESS]
+        assert sorted(path.name for path in layout.outgoing.iterdir()) == []
+        assert not (layout.success / job.id / ".moved-from").exists()
+        assert {path.read_bytes() for path in (layout.success / job.id / "received").iterdir()} == {
+            path.read_bytes() for path in series.files
+        }
+
+
+def test_a_source_that_a_crash_left_is_removed_with_the_next_claim(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive", stage=Stage.ERROR)
+    make_job(layout, series, "archive", job_id=job.id)
+    (layout.outgoing / job.id / ".moved-from").write_text(f"error/{job.id}")
+    claimed(layout, job.id).close()
+    assert stages_of(layout, job.id) == [Stage.OUTGOING]
+    assert list(layout.error.iterdir()) == []
+
+
+@pytest.mark.parametrize("mark", ["", "error", "error/../../x", "nowhere/j", "outgoing/{id}", "error/gone"])
+def test_a_mark_that_names_nothing_of_ours_removes_nothing(layout: Layout, series: BuiltSeries, mark: str) -> None:
+    job = make_job(layout, series, "archive")
+    other = make_job(layout, series, "archive", stage=Stage.ERROR, job_id="other")
+    (layout.outgoing / job.id / ".moved-from").write_text(mark.format(id=job.id))
+    finish_move(layout, layout.outgoing / job.id)
+    assert stages_of(layout, job.id) == [Stage.OUTGOING]
+    assert stages_of(layout, other.id) == [Stage.ERROR]
+    assert not (layout.outgoing / job.id / ".moved-from").exists()
+
+
+def test_a_mark_never_removes_another_job(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    make_job(layout, series, "archive", stage=Stage.ERROR, job_id="other")
+    (layout.outgoing / job.id / ".moved-from").write_text("error/other")
+    finish_move(layout, layout.outgoing / job.id)
+    assert stages_of(layout, "other") == [Stage.ERROR]
+
+
+def test_removals_that_were_cut_off_are_swept(layout: Layout) -> None:
+    (layout.error / ".job.gone" / "received").mkdir(parents=True)
+    (layout.error / ".job").mkdir()
+    sweep_removed(layout)
+    assert [path.name for path in layout.error.iterdir()] == [".job"]
+
+
+def test_a_read_only_data_folder_is_an_error_and_changes_nothing(tmp_path: Path, series: BuiltSeries) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        copied = small_series(disk / "series", 1)
+        job = make_job(layout, copied, "archive")
+        with read_only(disk), pytest.raises(OSError, match="Read-only"):
+            claim(layout, Stage.OUTGOING, job.id)
+        assert stages_of(layout, job.id) == [Stage.OUTGOING]
