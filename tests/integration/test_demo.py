@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_the_demo_goes_on_running_and_takes_a_changed_configuration_until_it_is_
 def test_the_demo_finds_what_a_target_lost_and_what_it_changed(tmp_path: Path) -> None:
     shown = io.StringIO()
     with Site(tmp_path / "demo") as site:
-        run = Demonstration(site, Console(file=shown, width=120), 5)
+        run = Demonstration(site, Console(file=shown, width=120, force_terminal=True), 5)
         run.prepare()
         run.play(threading.Event())
         assert all(finding.is_complete for finding in run.check())
@@ -92,8 +93,11 @@ def test_the_demo_finds_what_a_target_lost_and_what_it_changed(tmp_path: Path) -
         changed.write_bytes(changed.read_bytes()[:-1] + b"\xff")
         (research,) = [finding for finding in run.check() if not finding.is_complete]
     assert research == Finding("research", run.series[1].series_uid, 5, 1, 1)
-    assert "1 of 5 missing, 1 changed: MR1 Brain at research" in shown.getvalue()
-    assert "23 of 25 instances are where they must be" in shown.getvalue()
+    raw = shown.getvalue()
+    assert "\x1b[1A" in raw  # on a terminal the table is drawn again in its place
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
+    assert "1 of 5 missing, 1 changed: MR1 Brain at research" in text
+    assert "23 of 25 instances are where they must be" in text
 
 
 def test_a_demo_never_empties_a_folder_that_is_not_its_own(tmp_path: Path) -> None:

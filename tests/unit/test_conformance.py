@@ -161,6 +161,15 @@ def test_the_status_codes_of_c_store_are_those_of_the_code() -> None:
     }
 
 
+def test_every_status_that_the_receiver_can_answer_is_stated() -> None:
+    names = list(vars(dimse))
+    statuses = names[names.index("SUCCESS") : names.index("GROUP_LENGTH")]
+    source = Path(storage_scp.__file__).read_text(encoding="utf-8")
+    used = {getattr(dimse, name) for name in re.findall(r"dimse\.([A-Z_]+)\b", source) if name in statuses}
+    assert len(used) >= 8
+    assert used <= codes(section("3.4 C-STORE")) | codes(section("3.6 Storage commitment"))
+
+
 def test_the_codes_of_storage_commitment_are_those_of_the_code() -> None:
     assert codes(section("3.6 Storage commitment")) == {
         dimse.SUCCESS,
