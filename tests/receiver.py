@@ -1,8 +1,10 @@
 """Our own receiver without its processes: associations served by threads of the test, into a spool of the test."""
 
+import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,8 +45,22 @@ class Receiver:
         return sorted([*gathering, *self.layout.sealed.glob("*/received/*.dcm")])
 
     def drafts(self) -> list[Path]:
-        """What this worker has not placed."""
-        return [path for path in self.intake.folder.iterdir() if path.name != ".lock"]
+        """What this worker has not placed, after it had a moment to clear up behind its last answer.
+
+        The empty draft that an open association holds ready for its next instance is not counted.
+        """
+        deadline = time.monotonic() + 10
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return left
+
+    def _left(self) -> list[Path]:
+        left = []
+        for path in self.intake.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.name != ".lock" and (path.is_dir() or path.stat().st_size):
+                    left.append(path)
+        return left
 
     def broken(self) -> list[Path]:
         """The jobs in `error/`."""

@@ -4,6 +4,7 @@ An instance is acknowledged with 0x0000 when it is durable and has its name in a
 be understood is kept in `error/` with its reason, and the sender gets a failure status.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,7 @@ from mercure.dicom.association_scp import Answer, DataSetSink
 from mercure.dicom.commitment import RESOURCE_LIMITATION, CommitmentRequest, send_unconfirmed
 from mercure.dicom.commitment_data import CommitmentDataError, event_report_request
 from mercure.dicom.dimse import Command, CommandSet
-from mercure.dicom.header import Placing, read_placing_of
+from mercure.dicom.header import Incomplete, Placing, read_placing, read_placing_of
 from mercure.dicom.negotiation import AcceptedContext
 from mercure.dicom.pdu import AssociateRJ, AssociateRQ
 from mercure.spool.drafts import Draft
@@ -32,7 +33,8 @@ _HEADER_BYTES = 16 << 10
 _MAXIMUM_REPORTS = 100
 """Reports that one association may leave unconfirmed."""
 
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOENT, errno.EROFS, errno.ESTALE)
+"""The disk is full, read-only or gone: the instance is good and may be sent again when that is mended."""
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class StorageHandler:
         self._answer: Answer | None = None
         self._unconfirmed: dict[int, CommitmentRequest] = {}
         self._reports = 0
+        self._next_draft: Draft | None = None
         self.tally = Tally()
 
     def admit(self, request: AssociateRQ) -> AssociateRJ | None:
@@ -112,6 +115,8 @@ class StorageHandler:
         """Close the session and report. Commitment reports that the peer has not confirmed go another way."""
         if self._session:
             self._session.close()
+        if self._next_draft:
+            self._next_draft.discard()
         send_unconfirmed(self._unconfirmed.values())
         self._service.report(reason, self._origin, self.tally)
 
@@ -121,14 +126,26 @@ class StorageHandler:
             self._answer(context_id, command, b"")
 
     def open_draft(self) -> Draft | None:
-        """Open a draft; None when the disk does not allow it."""
+        """Return a new draft; None when the disk does not allow it."""
         if not self._service.has_space():
             return None
+        draft, self._next_draft = self._next_draft, None
         try:
-            return self._service.intake.draft()
+            return draft or self._service.intake.draft()
         except OSError as error:
             log.error("cannot write to the folder of drafts: %s", error.strerror)  # noqa: TRY400
             return None
+
+    def after_answer(self, published: Draft | None) -> None:
+        """Do what the sender need not wait for, while it prepares its next instance.
+
+        An instance that is published has two names; recovery removes the draft's when we die before that.
+        """
+        with contextlib.suppress(OSError):
+            if published:
+                published.remove()
+            if not self._next_draft:
+                self._next_draft = self._service.intake.draft()
 
     def file_meta(self, context: AcceptedContext, command: CommandSet) -> bytes:
         """Return what stands before the data set in the file (PS3.10 7.1)."""
@@ -149,6 +166,7 @@ class StorageHandler:
             placing.series_instance_uid,
             placing.sop_instance_uid,
             placing.signature,
+            remove_draft=False,
         )
         tally = self.tally
         tally.stored += 1
@@ -186,7 +204,18 @@ class StorageHandler:
 class StoreSink:
     """Takes one instance: bytes to the draft, the first of them also to the header, then the place and the status."""
 
-    __slots__ = ("_command", "_context", "_context_id", "_draft", "_handler", "_head", "_meta", "_offset", "_status")
+    __slots__ = (
+        "_command",
+        "_context",
+        "_context_id",
+        "_draft",
+        "_handler",
+        "_head",
+        "_meta",
+        "_offset",
+        "_placing",
+        "_status",
+    )
 
     def __init__(self, handler: StorageHandler, context_id: int, context: AcceptedContext, command: CommandSet) -> None:
         """Open the draft. Without one, the bytes are read and dropped and the status says why."""
@@ -195,6 +224,7 @@ class StoreSink:
         self._context = context
         self._command = command
         self._head = b""
+        self._placing: Placing | None = None
         self._status = dimse.SUCCESS
         self._draft = handler.open_draft()
         self._meta = b""
@@ -218,26 +248,34 @@ class StoreSink:
             self._meta = b""
         except OSError as error:
             self._refuse(error)
+            return
+        if self._placing is None and len(self._head) >= _HEADER_BYTES:
+            # Now, while the rest arrives, and not when the sender waits for its answer.
+            with contextlib.suppress(MercureError, Incomplete):
+                self._placing = read_placing(self._head, self._context.transfer_syntax)
 
     def finish(self) -> None:
         """Place the instance and answer."""
+        published = None
         if self._draft:
             try:
-                self._place(self._draft)
+                published = self._place(self._draft)
             except OSError as error:
                 self._refuse(error)
         if self._status != dimse.SUCCESS:
             self._handler.tally.refused += 1
         self._handler.answer(self._context_id, dimse.response_to(self._command, self._status))
+        self._handler.after_answer(published)
 
     def abandon(self) -> None:
         """Remove the draft: it was never acknowledged."""
         if self._draft:
             self._draft.discard()
 
-    def _place(self, draft: Draft) -> None:
+    def _place(self, draft: Draft) -> Draft | None:
+        """Return the draft when it was published, None when it is kept in `error/` instead."""
         try:
-            placing = self._read_placing(draft)
+            placing = self._placing or self._read_placing(draft)
             if placing.sop_instance_uid not in ("", self._command.uid(dimse.AFFECTED_SOP_INSTANCE_UID)):
                 self._status = dimse.DATA_SET_MISMATCH
                 raise SpoolError("SOPInstanceUID of the data set is not that of the C-STORE request")
@@ -245,7 +283,10 @@ class StoreSink:
         except MercureError as error:
             self._status = self._status or dimse.CANNOT_UNDERSTAND
             self._handler.keep_broken(draft, str(error))
+            self._draft = None
+            return None
         self._draft = None
+        return draft
 
     def _read_placing(self, draft: Draft) -> Placing:
         start = self._offset
@@ -255,9 +296,9 @@ class StoreSink:
         )
 
     def _refuse(self, error: OSError) -> None:
-        full = error.errno in _DISK_IS_FULL
+        no_place = error.errno in _NO_PLACE
         log.error("instance not stored: %s", os.strerror(error.errno or 0))
-        self._status = dimse.OUT_OF_RESOURCES if full else dimse.PROCESSING_FAILURE
+        self._status = dimse.OUT_OF_RESOURCES if no_place else dimse.PROCESSING_FAILURE
         if self._draft:
             self._draft.discard()
             self._draft = None

@@ -148,12 +148,20 @@ class Session:
         self._receptions: OrderedDict[tuple[str, str], Reception] = OrderedDict()
 
     def publish(
-        self, draft: Draft, study_uid: str, series_uid: str, sop_instance_uid: str, signature: bytes
+        self,
+        draft: Draft,
+        study_uid: str,
+        series_uid: str,
+        sop_instance_uid: str,
+        signature: bytes,
+        *,
+        remove_draft: bool = True,
     ) -> Published:
         """Name a draft as an instance of its reception. Durable when it returns (with fsync on).
 
-        Raises `SpoolError` for impossible UIDs and `OSError` when the disk does not take it; the draft is then still
-        there and is the caller's to discard or to quarantine.
+        Without `remove_draft` the draft keeps its own name, which the caller removes when it has time. Raises
+        `SpoolError` for impossible UIDs and `OSError` when the disk does not take it; the draft is then still there and
+        is the caller's to discard or to quarantine.
         """
         names.check_uid(sop_instance_uid, "SOPInstanceUID")
         if self._intake.fsync:
@@ -168,7 +176,9 @@ class Session:
                     if signature not in reception.kinds:
                         reception.note_kind(signature)
                     published = _link(draft, reception, file_name)
-                    draft.remove()
+                    # One that was there before has no second name by which recovery could tell that it is published.
+                    if remove_draft or published.kind == "identical":
+                        draft.remove()
                     return published
             finally:
                 fcntl.flock(reception.descriptor, fcntl.LOCK_UN)
