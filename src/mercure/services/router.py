@@ -343,8 +343,8 @@ def _placed_jobs(plan: Mapping[str, Any]) -> list[PlacedJob]:
     """Read the jobs of a stored plan. Raises `SpoolError`."""
     try:
         jobs = [PlacedJob(from_json(data["task"]), Stage(data["stage"])) for data in plan["made"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpoolError(f"plan.json is not valid ({type(error).__name__})") from error
+    except (SpoolError, KeyError, TypeError, ValueError) as error:
+        raise SpoolError(f"plan.json is not valid: {type(error).__name__}") from error
     if not jobs:
         raise SpoolError("plan.json has no job")
     return jobs
