@@ -1,0 +1,293 @@
+"""`mercure queue`, on folders without running services."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.builders import dicom_bytes
+from tests.unit.cli.site import JOB, SERIES, Site
+
+from mercure.cli.exits import Exit
+from mercure.core.delivery import InstanceResult, Outcome
+from mercure.core.events import EventKind
+from mercure.core.stages import Stage
+from mercure.core.task import Delivery, DeliveryState, FailStage
+from mercure.spool.jobs import claim
+from mercure.spool.layout import Origin
+from mercure.spool.quarantine import quarantine
+
+OTHER = "20260101T120000-9876543210-1"
+NOW = datetime.now(UTC)
+
+
+def test_an_empty_queue_says_so(site: Site) -> None:
+    answer = site("queue", "list")
+    assert answer.status == Exit.OK
+    assert answer.out.startswith("Nothing stands here.")
+    assert site("queue", "list", "--json").json["jobs"] == []
+
+
+def test_every_state_is_listed_with_what_it_waits_for(site: Site) -> None:
+    later = NOW + timedelta(minutes=30)
+    site.job(Stage.OUTGOING, "waiting-1")
+    site.job(
+        Stage.OUTGOING, "deferred-1", deliveries=(Delivery("pacs", attempts=3, not_before=later, detail="no answer"),)
+    )
+    site.job(Stage.OUTGOING, "held-1")
+    site.job(Stage.OUTGOING, "running-1")
+    site.failed_job("failed-1")
+    assert site("queue", "hold", "held-1").status == Exit.OK
+    running = claim(site.layout, Stage.OUTGOING, "running-1")
+    assert running is not None
+    try:
+        listed = {job["job"]: job for job in site("queue", "list", "--json").json["jobs"]}
+        text = site("queue", "list").out
+    finally:
+        running.close()
+    assert {name: job["state"] for name, job in listed.items()} == {
+        "waiting-1": "waiting",
+        "deferred-1": "deferred",
+        "held-1": "held",
+        "running-1": "running",
+        "failed-1": "failed",
+    }
+    assert listed["deferred-1"]["next_attempt"] == later.isoformat()
+    assert listed["failed-1"]["reason"] == "pacs: refused"
+    row = next(line for line in text.splitlines() if line.startswith("deferred-1"))
+    assert row.split()[:6] == ["deferred-1", "outgoing", "deferred", "ct", "pacs", "2"]
+    assert "in 30 min" in row
+    assert "no answer" in row
+    assert "4 outgoing, 1 failed" in text
+
+
+def test_a_gathering_series_is_listed_with_the_time_of_its_end(site: Site) -> None:
+    folder = site.layout.incoming / f"{SERIES}#0123456789"
+    folder.mkdir()
+    (folder / f"{SERIES}#1.2.dcm").write_bytes(b"")
+    (site.layout.sealed / "20260101T120000-0123456789" / "received").mkdir(parents=True)
+    listed = site("queue", "list", "--json").json["series"]
+    assert [(one["state"], one["instances"]) for one in listed] == [("gathering", 1), ("routing", 0)]
+    text = site("queue", "list").out
+    assert "gathering" in text
+    assert " in " in text
+
+
+def test_broken_dicom_is_listed_with_its_reason(site: Site) -> None:
+    path = site.folder / "broken.dcm"
+    path.write_bytes(b"nonsense")
+    job = quarantine(site.layout, path, Origin("SCANNER", "MERCURE", "127.0.0.1"), "StudyInstanceUID is missing")
+    (listed,) = site("queue", "list", "--json").json["jobs"]
+    assert listed["job"] == job
+    assert listed["fail_stage"] == "RECEIVING"
+    assert "StudyInstanceUID is missing" in site("queue", "list").out
+    shown = site("queue", "show", job)
+    assert f"{job}/received/unreadable.dcm" in shown.out
+    assert "SCANNER" in shown.out
+
+
+def test_a_damaged_job_is_listed(site: Site) -> None:
+    site.failed_job()
+    (site.layout.error / JOB / "task.json").write_text("{")
+    answer = site("queue", "list")
+    assert answer.status == Exit.OK
+    assert "damaged" in answer.out
+    assert site("queue", "show", JOB).status == Exit.OK
+    assert site("queue", "retry", JOB).status == Exit.FAILED
+
+
+def test_stages_are_chosen_and_rows_are_limited(site: Site) -> None:
+    for number in range(5):
+        site.failed_job(f"2026010{number + 1}T120000-aa-1")
+        site.job(Stage.SUCCESS, f"2026020{number + 1}T120000-aa-1")
+    default = site("queue", "list", "--json").json
+    assert {job["stage"] for job in default["jobs"]} == {"error"}
+    assert default["count"]["success"] == 5
+    limited = site("queue", "list", "--stage", "error", "--limit", "2")
+    assert "20260105T120000-aa-1" in limited.out
+    assert "20260104T120000-aa-1" in limited.out
+    assert "20260103T120000-aa-1" not in limited.out
+    assert "3 more in error/ are not shown" in limited.out
+    both = site("queue", "list", "--stage", "success", "--stage", "error", "--json").json["jobs"]
+    assert len(both) == 10
+    assert site("queue", "list", "--stage", "nowhere").status == Exit.USAGE
+
+
+def test_no_patient_is_named_anywhere(site: Site) -> None:
+    site.failed_job()
+    everything = "".join(
+        site("queue", *words).out
+        for words in (["list"], ["list", "--json"], ["show", JOB], ["show", JOB, "--json"], ["retry", JOB])
+    )
+    assert JOB in everything
+    assert "DOE" not in everything
+    assert "PAT-1" not in everything
+
+
+def test_what_came_from_outside_cannot_control_the_terminal(site: Site) -> None:
+    site.failed_job(reason="bad \x1b]0;owned\x07 \x1b[2J")
+    assert "\x1b" not in site("queue", "list").out
+    assert "\x1b" not in site("queue", "show", JOB).out
+
+
+def test_a_job_is_shown_with_its_timeline_targets_and_ledger(site: Site) -> None:
+    job = site.failed_job(
+        deliveries=(Delivery("pacs", DeliveryState.ERROR, 2, detail="1 of 2 instances refused"),), instances=2
+    )
+    site.record(
+        Stage.ERROR,
+        job,
+        ("pacs", InstanceResult(job.instances[0], Outcome.DELIVERED)),
+        ("pacs", InstanceResult(job.instances[1], Outcome.REFUSED, "status 0x0122, SOP class not supported")),
+    )
+    site("queue", "retry", "unknown")  # the journal has events of others
+    answer = site("queue", "show", JOB)
+    assert answer.status == Exit.OK
+    for text in (
+        "failed, in error/",
+        "pacs: refused",
+        "1 of 2",
+        "status 0x0122, SOP class not supported",
+        "first instance received",
+        "series complete",
+        "2 instances,",
+        str(site.layout.error / JOB),
+    ):
+        assert text in answer.out
+    data = site("queue", "show", JOB, "--json").json
+    (target,) = data["targets"]
+    assert target["outcomes"] == {"delivered": 1, "refused": 1}
+    assert target["confirmed"] == 1
+    assert data["files"]["received"] == 2
+    assert [moment["at"] for moment in data["timeline"]] == sorted(moment["at"] for moment in data["timeline"])
+
+
+def test_the_timeline_has_what_an_operator_did(site: Site) -> None:
+    site.failed_job()
+    site("queue", "retry", JOB)
+    site("queue", "hold", JOB)
+    site("queue", "release", JOB)
+    what = [moment["what"] for moment in site("queue", "show", JOB, "--json").json["timeline"]]
+    assert [one.partition(":")[0] for one in what[-3:]] == ["retried", "held", "released"]
+
+
+@pytest.mark.parametrize("name", ["20991231T000000-00-1", "../../etc", ".hidden", ""])
+def test_an_unknown_job_is_said(site: Site, name: str) -> None:
+    answer = site("queue", "show", name)
+    assert answer.status in (Exit.FAILED, Exit.USAGE)
+    assert "mercure queue list" in answer.err
+
+
+def test_a_failed_job_goes_on_when_it_is_retried(site: Site) -> None:
+    site.failed_job()
+    answer = site("queue", "retry", JOB)
+    assert answer.status == Exit.OK
+    assert f"{JOB} is dispatched again" in answer.out
+    assert site.where(JOB) == ["outgoing"]
+    assert [(event.kind, event.job_id) for event in site.events()] == [(EventKind.JOB_RETRIED, JOB)]
+    assert site.layout.control.exists()
+
+
+def test_a_job_that_failed_at_routing_is_routed_again(site: Site) -> None:
+    site.failed_job(fail_stage=FailStage.ROUTING, deliveries=())
+    assert "routed again" in site("queue", "retry", JOB).out
+    assert site.where(JOB) == []
+    assert len(list(site.layout.sealed.iterdir())) == 1
+
+
+def test_one_job_that_cannot_be_retried_stops_no_other(site: Site) -> None:
+    path = site.folder / "broken.dcm"
+    path.write_bytes(b"nonsense")
+    broken = quarantine(site.layout, path, Origin("A", "B", "127.0.0.1"), "no UID")
+    site.failed_job()
+    answer = site("queue", "retry", broken, JOB, "unknown-1")
+    assert answer.status == Exit.FAILED
+    assert f"{broken}: the instance could not be read" in answer.err
+    assert "unknown-1: there is no such job" in answer.err
+    assert site.where(JOB) == ["outgoing"]
+
+
+def test_all_failed_jobs_are_retried_at_once(site: Site) -> None:
+    site.failed_job()
+    site.failed_job(OTHER)
+    results = site("queue", "retry", "--all-failed", "--json").json
+    assert [(one["subject"], one["done"]) for one in results] == [(JOB, True), (OTHER, True)]
+    answer = site("queue", "retry", "--all-failed")
+    assert answer.status == Exit.OK
+    assert answer.out == "No job has failed.\n"
+
+
+@pytest.mark.parametrize("arguments", [["retry"], ["retry", "--all-failed", JOB], ["cancel"], ["hold"], ["release"]])
+def test_a_call_that_names_nothing_or_too_much_is_a_usage_error(site: Site, arguments: list[str]) -> None:
+    assert site("queue", *arguments).status == Exit.USAGE
+
+
+def test_a_waiting_job_is_cancelled_and_can_be_retried(site: Site) -> None:
+    site.job(Stage.OUTGOING)
+    answer = site("queue", "cancel", JOB)
+    assert answer.status == Exit.OK
+    assert site.where(JOB) == ["error"]
+    assert [event.kind for event in site.events()] == [EventKind.JOB_CANCELLED, EventKind.JOB_SETTLED]
+    assert "cancelled by an operator" in site("queue", "show", JOB).out
+    assert site("queue", "retry", JOB).status == Exit.OK
+    assert site.where(JOB) == ["outgoing"]
+
+
+def test_a_running_job_is_asked_to_stop(site: Site) -> None:
+    site.job(Stage.OUTGOING)
+    running = claim(site.layout, Stage.OUTGOING, JOB)
+    assert running is not None
+    try:
+        assert "is being stopped" in site("queue", "cancel", JOB).out
+        assert running.is_cancelled()
+        assert site.events() == ()
+        assert "is being worked on" in site("queue", "retry", JOB).err
+    finally:
+        running.close()
+
+
+def test_a_finished_job_cannot_be_cancelled(site: Site) -> None:
+    site.job(Stage.SUCCESS)
+    answer = site("queue", "cancel", JOB)
+    assert answer.status == Exit.FAILED
+    assert "no waiting or running job" in answer.err
+
+
+def test_a_stage_is_held_and_released(site: Site) -> None:
+    site.job(Stage.OUTGOING)
+    assert "queue release --stage outgoing" in site("queue", "hold", "--stage", "outgoing").out
+    listed = site("queue", "list", "--json").json
+    assert listed["held_stages"] == ["outgoing"]
+    assert listed["jobs"][0]["state"] == "held"
+    assert "outgoing/ is held" in site("queue", "list").out
+    assert site("queue", "release", "--stage", "outgoing").status == Exit.OK
+    assert site("queue", "list", "--json").json["held_stages"] == []
+    assert [event.kind for event in site.events()] == [EventKind.JOB_HELD, EventKind.JOB_RELEASED]
+
+
+def test_a_finished_job_cannot_be_held(site: Site) -> None:
+    site.job(Stage.SUCCESS)
+    answer = site("queue", "hold", JOB)
+    assert answer.status == Exit.FAILED
+    assert "nothing runs in success/" in answer.err
+
+
+def test_a_missing_data_folder_is_said(site: Site) -> None:
+    site.remove_data()
+    for words in (["list"], ["show", JOB], ["retry", JOB], ["hold", "--stage", "outgoing"]):
+        answer = site("queue", *words)
+        assert answer.status == Exit.DATA_FOLDER
+        assert "there is no folder" in answer.err
+
+
+def test_a_foreign_task_file_is_listed(site: Site) -> None:
+    site.job(Stage.ERROR)
+    (site.layout.error / JOB / "task.json").write_text(
+        json.dumps({"id": JOB, "info": {"action": "route", "uid": SERIES, "uid_type": "series"}})
+    )
+    assert site("queue", "list", "--json").json["jobs"][0]["state"] == "failed"
+
+
+def test_the_size_of_the_files_is_shown(site: Site) -> None:
+    site.job(Stage.OUTGOING, instances=1)
+    size = len(dicom_bytes(rows=8, columns=8))
+    assert abs(site("queue", "show", JOB, "--json").json["files"]["bytes"] - size) < 200
