@@ -13,7 +13,7 @@ from mercure.config.schema import Config
 from mercure.config.store import ConfigStore, Rejection
 from mercure.core.completion import CompletionPolicy
 from mercure.core.delivery import Target
-from mercure.core.errors import ConfigError, ExpressionError
+from mercure.core.errors import ConfigError, ExpressionError, SpoolError
 from mercure.core.events import Event, EventKind
 from mercure.core.plan import RoutingRule
 from mercure.core.retry import RetryPolicy
@@ -42,6 +42,7 @@ SERVICES = ("receiver", "router", "dispatcher")
 
 _GIGABYTE = 10**9
 _CONFIG_POLL_SECONDS = 1.0
+_NO_END_SECONDS = 1e7
 
 
 def layout_of(config: Config) -> Layout:
@@ -112,11 +113,16 @@ def build_target(target: schema.Target, config: Config) -> Target:
             target.forward_calling_ae_title,
             target.forward_called_ae_title,
             tls,
-            _given(target.connect_timeout, dispatcher.connect_timeout),
-            _given(target.timeout, dispatcher.response_timeout),
+            _wait(_given(target.connect_timeout, dispatcher.connect_timeout)),
+            _wait(_given(target.timeout, dispatcher.response_timeout)),
             dispatcher.associations_idle_seconds,
         )
     )
+
+
+def _wait(seconds: float) -> float:
+    """Return a time-out that sockets take: 0 in the configuration means no end, here as good as none."""
+    return seconds or _NO_END_SECONDS
 
 
 def _given(own: float | None, common: float) -> float:
@@ -154,7 +160,7 @@ class TargetSet:
 
 
 def receiver_settings(loaded: Loaded, layout: Layout) -> ReceiverSettings:
-    """Return what the receiver follows. All services work in one data folder, that of their start."""
+    """Return what the receiver follows."""
     config, receiver = loaded.config, loaded.config.receiver
     tls = receiver.tls
     worker = WorkerSettings(
@@ -165,9 +171,9 @@ def receiver_settings(loaded: Loaded, layout: Layout) -> ReceiverSettings:
         storage_commitment=receiver.storage_commitment.enabled,
         commitment_ports=_commitment_ports(config),
         maximum_pdu_bytes=receiver.maximum_pdu_size,
-        acse_timeout_seconds=receiver.acse_timeout,
-        dimse_timeout_seconds=receiver.dimse_timeout,
-        idle_timeout_seconds=receiver.idle_timeout,
+        acse_timeout_seconds=_wait(receiver.acse_timeout),
+        dimse_timeout_seconds=_wait(receiver.dimse_timeout),
+        idle_timeout_seconds=_wait(receiver.idle_timeout),
         min_free_bytes=int(receiver.min_free_space_gb * _GIGABYTE),
         fsync=receiver.fsync,
         hold_open=config.mercure.series_complete_on_release,
@@ -250,10 +256,15 @@ class Platform:
         self.layout = layout_of(loaded.config)
         self.layout.create()
         self.clock = SystemClock()
-        self.events = JournalWriter(self.layout.journal, "-".join(names) if len(names) < len(SERVICES) else "mercure")
+        self._names = names
+        self.events = self._journal()
         self._services = self._build(loaded, names)
         self.supervisor = Supervisor(self._services, self.clock, self.events)
         self._report(loaded)
+
+    def _journal(self) -> JournalWriter:
+        name = "-".join(self._names) if len(self._names) < len(SERVICES) else "mercure"
+        return JournalWriter(self.layout.journal, name)
 
     def _build(self, loaded: Loaded, names: Sequence[str]) -> list[Service]:
         services: list[Service] = []
@@ -321,7 +332,8 @@ class Platform:
             return
         self._report(loaded)
         if layout_of(loaded.config) != self.layout:
-            log.error("the data folders changed; this takes effect after a restart")
+            self._move_to(loaded)
+            return
         for name, settings in (
             ("receiver", receiver_settings(loaded, self.layout)),
             ("router", router_settings(loaded)),
@@ -331,6 +343,23 @@ class Platform:
                 if service.name == name:
                     configurable: _Configurable = service  # type: ignore[assignment]
                     configurable.configure(settings)
+
+    def _move_to(self, loaded: Loaded) -> None:
+        """Go on in other data folders: end every service in order and start it anew. What is in the old ones stays."""
+        layout = layout_of(loaded.config)
+        try:
+            layout.create()
+        except SpoolError as error:
+            log.error("the new data folders cannot be used, the old ones go on: %s", error)  # noqa: TRY400
+            return
+        log.warning("the data folders change; what the old ones hold waits there until they are configured again")
+        self.supervisor.stop()
+        self.events.close()
+        self.layout = layout
+        self.events = self._journal()
+        self._services = self._build(loaded, self._names)
+        self.supervisor = Supervisor(self._services, self.clock, self.events)
+        self.supervisor.start()
 
     def _report(self, loaded: Loaded) -> None:
         for problem in loaded.problems:
