@@ -46,7 +46,7 @@ def test_new_data_folders_are_used_without_a_restart_and_the_old_ones_keep_what_
         put_one_series(tmp_path / "old", "1.2.840.1")
         wait_until(lambda: len(list((tmp_path / "old/success").iterdir())) == 1, "the first series is delivered")
         write_config(config, tmp_path / "new", delivered)
-        wait_until(lambda: (tmp_path / "new/jobs/journal").is_dir(), "the new folders are there")
+        wait_until((tmp_path / "new/jobs/journal").is_dir, "the new folders are there")
         put_one_series(tmp_path / "new", "1.2.840.2")
         wait_until(lambda: len(list((tmp_path / "new/success").iterdir())) == 1, "the second series is delivered")
     finally:
