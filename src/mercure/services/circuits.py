@@ -1,6 +1,7 @@
 """The circuits of the targets: which of them are left in peace just now, shared by all jobs of a target."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mercure.core.errors import CancelledError, TransientError
 from mercure.core.retry import RetryPolicy, TargetHealth
@@ -23,6 +24,10 @@ class Circuits:
         self._policies = policies
         for name in changed:
             self._health.pop(name, None)
+
+    def probe_all(self) -> None:
+        """Allow one attempt at each target now: an operator who asks for one may have mended it."""
+        self._health = {name: replace(health, not_before=0.0) for name, health in self._health.items()}
 
     def may_try(self, target: str, moment: float) -> bool:
         """Whether an attempt may start now."""

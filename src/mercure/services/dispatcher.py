@@ -176,6 +176,7 @@ class Dispatcher:
         control = _mtime(self._layout.control)
         if control != self._control_mtime:
             self._control_mtime = control
+            self._circuits.probe_all()
             self._queue.forget_all()
             self._scanned_at = float("-inf")
         mtime = _mtime(self._layout.stage(Stage.OUTGOING))
