@@ -331,8 +331,7 @@ class Platform:
         if loaded is None:
             return
         self._report(loaded)
-        if layout_of(loaded.config) != self.layout:
-            self._move_to(loaded)
+        if layout_of(loaded.config) != self.layout and self._move_to(loaded):
             return
         for name, settings in (
             ("receiver", receiver_settings(loaded, self.layout)),
@@ -344,14 +343,17 @@ class Platform:
                     configurable: _Configurable = service  # type: ignore[assignment]
                     configurable.configure(settings)
 
-    def _move_to(self, loaded: Loaded) -> None:
-        """Go on in other data folders: end every service in order and start it anew. What is in the old ones stays."""
+    def _move_to(self, loaded: Loaded) -> bool:
+        """Go on in other data folders: end every service in order and start it anew. What is in the old ones stays.
+
+        False when the new ones cannot be used.
+        """
         layout = layout_of(loaded.config)
         try:
             layout.create()
         except SpoolError as error:
             log.error("the new data folders cannot be used, the old ones go on: %s", error)  # noqa: TRY400
-            return
+            return False
         log.warning("the data folders change; what the old ones hold waits there until they are configured again")
         self.supervisor.stop()
         self.events.close()
@@ -360,6 +362,7 @@ class Platform:
         self._services = self._build(loaded, self._names)
         self.supervisor = Supervisor(self._services, self.clock, self.events)
         self.supervisor.start()
+        return True
 
     def _report(self, loaded: Loaded) -> None:
         for problem in loaded.problems:
