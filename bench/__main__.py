@@ -4,14 +4,17 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import receive, send_series
-from bench.receive import Size
+from bench import end_to_end, latency, receive, scale, send_series
 from bench.results import Report, markdown, write
+from bench.size import Size
 from bench.workplace import prepare, remove
 
 PARTS: dict[str, Callable[[Size], Report]] = {
     "receive": receive.measure,
     "send": send_series.measure,
+    "latency": latency.measure,
+    "scale": scale.measure,
+    "end_to_end": end_to_end.measure,
 }
 
 

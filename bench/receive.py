@@ -1,15 +1,14 @@
 """Part 1: receive CT and MR instances, against DCMTK, Orthanc and the plain copy."""
 
-from dataclasses import dataclass
-
 from tests import peers
 
-from bench import inputs, memory
+from bench import inputs, processes
 from bench.inputs import Load
-from bench.mercure_receiver import start_receiver
+from bench.mercure_services import start_receiver
 from bench.receivers import Kind, limit, mercure, orthanc, storescp
 from bench.results import Goal, Report
 from bench.sender import Sent, send
+from bench.size import Size
 from bench.workplace import clean_folder
 
 _NULL = limit("sender alone (bytes thrown away)", "--null")
@@ -23,27 +22,10 @@ _MERCURE = mercure("Mercure, no fsync", fsync=False)
 _MERCURE_FSYNC = mercure("Mercure", fsync=True)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is sent and how often."""
-
-    runs: int
-    quick: bool
-    peers_only: bool
-
-    def loads(self) -> list[Load]:
-        """The instances of the requirement, or a tenth of them."""
-        return [inputs.ct(4, 50), inputs.mr(4, 100)] if self.quick else [inputs.ct(), inputs.mr()]
-
-    def kinds(self, *kinds: Kind) -> list[Kind]:
-        """The receivers to measure: ours is left out when only the peers are wanted."""
-        return [kind for kind in kinds if not (self.peers_only and kind.name.startswith("Mercure"))]
-
-
 def measure(size: Size) -> Report:
     """All of part 1."""
     report = Report("receive", "1. Receive")
-    for load in size.loads():
+    for load in _loads(size):
         _with_nagle(report, load, size)
         _fast_sender(report, load, size)
         _durable(report, load, size)
@@ -56,6 +38,16 @@ def measure(size: Size) -> Report:
         "The sender's share says how many cores it used while it ran: it is not the bottleneck while it waits.",
     ]
     return report
+
+
+def _loads(size: Size) -> list[Load]:
+    """The instances of the requirement, or a tenth of them."""
+    return [inputs.ct(4, 50), inputs.mr(4, 100)] if size.quick else [inputs.ct(), inputs.mr()]
+
+
+def _kinds(size: Size, *kinds: Kind) -> list[Kind]:
+    """The receivers to measure: ours is left out when only the peers are wanted."""
+    return [kind for kind in kinds if not (size.peers_only and kind.name.startswith("Mercure"))]
 
 
 def _with_nagle(report: Report, load: Load, size: Size) -> None:
@@ -80,7 +72,7 @@ def _with_nagle(report: Report, load: Load, size: Size) -> None:
 
 def _fast_sender(report: Report, load: Load, size: Size) -> None:
     """1b: the sender that is not the bottleneck, no fsync on either side."""
-    kinds = size.kinds(_NULL, _COPY, _STORESCP, _STORESCP_FORK, _MERCURE)
+    kinds = _kinds(size, _NULL, _COPY, _STORESCP, _STORESCP_FORK, _MERCURE)
     for associations in (1, 2, 4):
         # Without --fork, storescp serves one association after the other.
         chosen = [kind for kind in kinds if associations == 1 or kind is not _STORESCP]
@@ -90,7 +82,7 @@ def _fast_sender(report: Report, load: Load, size: Size) -> None:
 def _durable(report: Report, load: Load, size: Size) -> None:
     """1c: fsync before each acknowledgement, and Orthanc as it is."""
     for associations in (1, 4):
-        _compare(report, load, size.kinds(_COPY_FSYNC, _ORTHANC, _MERCURE_FSYNC), associations, size)
+        _compare(report, load, _kinds(size, _COPY_FSYNC, _ORTHANC, _MERCURE_FSYNC), associations, size)
 
 
 def _compare(report: Report, load: Load, kinds: list[Kind], associations: int, size: Size) -> None:
@@ -140,7 +132,7 @@ def _memory(report: Report, size: Size) -> None:
         port = peers.free_port()
         with clean_folder("receive") as folder, start_receiver(folder / "data", port, fsync=True) as process:
             send(load.files, port)
-            peaks.append(memory.peak_resident_kb(process.pid) / 1024)
+            peaks.append(processes.peak_resident_kb(process.pid) / 1024)
         report.add(f"largest peak of a receiver's process: {what} ({load.size_bytes / 1e6:,.0f} MB)", "MB", peaks[-1:])
     report.goals.append(
         Goal("1d", "peak memory, large instance / small ones", peaks[1] / peaks[0], 1.1, at_least=False)

@@ -9,7 +9,7 @@ from typing import Literal
 from tests import peers
 
 from bench.inputs import Load
-from bench.mercure_receiver import start_receiver
+from bench.mercure_services import start_receiver
 from bench.workplace import native
 
 

@@ -7,9 +7,9 @@ from tests import peers
 from bench import inputs
 from bench.inputs import Load
 from bench.mercure_send import send_series
-from bench.receive import Size
 from bench.receivers import Kind, orthanc, storescp
 from bench.results import Goal, Report
+from bench.size import Size
 from bench.workplace import clean_folder
 
 

@@ -14,11 +14,12 @@ MAX_PDU_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Sent:
-    """What a transfer took, from the first byte sent to the last response read."""
+    """What a transfer took, from the first byte sent to the last response read, which was at `ended` (monotonic)."""
 
     instances: int
     size_bytes: int
     seconds: float
+    ended: float
     cpu_seconds: float
 
     @property
@@ -46,4 +47,4 @@ def send(
     listing = "\n".join(str(file) for file in files) + "\n"
     done = subprocess.run(command, input=listing, stdout=subprocess.PIPE, text=True, check=True, timeout=900)
     result = json.loads(done.stdout)
-    return Sent(result["instances"], result["bytes"], result["seconds"], result["cpu_seconds"])
+    return Sent(result["instances"], result["bytes"], result["seconds"], result["ended"], result["cpu_seconds"])

@@ -7,7 +7,8 @@
  * copy:  the same files to `limit`: length, bytes, one byte of acknowledgement.
  *
  * Each association is a process and gets a contiguous part of the list. All start at one signal. Prints one line of JSON;
- * seconds run from the first byte sent to the last response read, cpu_seconds is what the sending processes used of it.
+ * seconds run from the first byte sent to the last response read, which was at `ended` by the monotonic clock;
+ * cpu_seconds is what the sending processes used of it.
  */
 #define _GNU_SOURCE
 #include <endian.h>
@@ -553,7 +554,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < associations; i++)
         if (wait(&status) < 0 || status != 0)
             die("an association failed");
-    printf("{\"instances\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f}\n",
-           (unsigned long long)all.instances, (unsigned long long)all.bytes, all.ended - all.started, all.cpu_seconds);
+    printf("{\"instances\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"ended\": %.6f, \"cpu_seconds\": %.6f}\n",
+           (unsigned long long)all.instances, (unsigned long long)all.bytes, all.ended - all.started, all.ended,
+           all.cpu_seconds);
     return 0;
 }

@@ -1,0 +1,127 @@
+"""Part 5: the whole platform from sender to target, against the same files sent straight to the target."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests import peers
+
+from bench import inputs, processes
+from bench.inputs import Load
+from bench.mercure_services import TRIGGER_SECONDS, Running, start_platform
+from bench.results import Goal, Report
+from bench.sender import send
+from bench.size import Size
+from bench.target import Target, watched_storescp
+from bench.workplace import clean_folder
+
+_STRAIGHT = "straight to the target"
+_MERCURE = "Mercure"
+_MERCURE_NO_FSYNC = "Mercure, no fsync at its receiver"
+_SMALL = "60 series of 20 small instances, 4 associations: last response to last instance at the target"
+_IDLE_SECONDS = 20.0
+_QUICK_IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A running target, and where the senders send: to Mercure, or straight to it."""
+
+    port: int
+    target: Target
+    platform: Running | None
+
+
+def measure(size: Size) -> Report:
+    """All of part 5."""
+    report = Report("end_to_end", "5. End to end")
+    load = inputs.ct()
+    memory: list[float] = []
+    for associations in (1, 4):
+        _large(report, load, associations, size, memory)
+    if not size.peers_only:
+        _small(report, size)
+        _idle(report, size, memory)
+    report.notes += [
+        f"The trigger is {TRIGGER_SECONDS:g} s. The CT are 20 series of 100, of 0.53 MB each.",
+        "An association is a process of dcmsend. Counted is from the start of all to the last file at the target.",
+        "The target is storescp --fork, TCP_NODELAY. An instance is there when its file was closed (inotify).",
+        "Mercure has its default configuration: durable before each acknowledgement, one job at a time to each target.",
+        "With --quick the CT are as many as without, for the trigger does not shrink with them.",
+    ]
+    return report
+
+
+def _large(report: Report, load: Load, associations: int, size: Size, memory: list[float]) -> None:
+    ways = {_STRAIGHT: None} if size.peers_only else {_STRAIGHT: None, _MERCURE: True, _MERCURE_NO_FSYNC: False}
+    runs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(size.runs):
+        for name, fsync in ways.items():
+            with _way(fsync) as way:
+                runs[name].append(len(load.files) / _dcmsend(load, associations, way))
+                if way.platform and fsync:
+                    memory.append(processes.proportional_kb(way.platform.process.pid) / 1024)
+    plural = "s" if associations > 1 else ""
+    base = f"2,000 CT, {associations} association{plural}: "
+    for name, values in runs.items():
+        report.add(base + name, "instances/s", values)
+    if not size.peers_only:
+        ratio = report.median(base + _MERCURE) / report.median(base + _STRAIGHT)
+        report.goals.append(Goal("5", f"{base}{_MERCURE} / {_STRAIGHT}", ratio, 0.7))
+
+
+@contextmanager
+def _way(fsync: bool | None) -> Iterator[Way]:
+    """A fresh target with a platform before it, or without one when `fsync` is None."""
+    with clean_folder("end-to-end") as folder, watched_storescp(folder / "target") as target:
+        if fsync is None:
+            yield Way(target.port, target, None)
+            return
+        with start_platform(folder, target.port, fsync=fsync) as platform:
+            processes.wait_until_idle(platform.process.pid)
+            yield Way(platform.port, target, platform)
+
+
+def _dcmsend(load: Load, associations: int, way: Way) -> float:
+    """Send the series by so many processes at once; seconds until all are at the target."""
+    folders = [series.files[0].parent for series in load.series]
+    parts = [folders[number::associations] for number in range(associations)]
+    started = time.monotonic()
+    with ThreadPoolExecutor(associations) as pool:
+        finished = list(pool.map(lambda part: peers.dcmsend(way.port, *part), parts))
+    for one in finished:
+        if one.returncode != 0:
+            raise RuntimeError(one.output[-2000:])
+    arrived = way.target.arrivals.of(uid for _, uid in load.identities)
+    return arrived[-1] - started
+
+
+def _small(report: Report, size: Size) -> None:
+    load = inputs.small()
+    seconds = []
+    for _ in range(size.runs):
+        with _way(fsync=True) as way:
+            sent = send(load.files, way.port, associations=4)
+            arrived = way.target.arrivals.of(uid for _, uid in load.identities)
+            seconds.append(arrived[-1] - sent.ended)
+    last = report.add(_SMALL, "s", seconds)
+    report.goals.append(Goal("5", f"{_SMALL}, s", last.median, 2, at_least=False))
+
+
+def _idle(report: Report, size: Size, memory: list[float]) -> None:
+    with _way(fsync=True) as way:
+        if way.platform is None:
+            raise RuntimeError("there is no platform")
+        pid = way.platform.process.pid
+        share = processes.cpu_share(pid, _QUICK_IDLE_SECONDS if size.quick else _IDLE_SECONDS)
+        resident, proportional = processes.resident_kb(pid) / 1024, processes.proportional_kb(pid) / 1024
+    report.add("idle platform: resident memory, all processes added up (RSS)", "MB", [resident])
+    report.add("idle platform: memory, shared pages once (PSS)", "MB", [proportional])
+    report.add("platform after 2,000 CT: memory, shared pages once (PSS)", "MB", memory)
+    report.add("idle platform: share of a core", "%", [100 * share])
+    report.goals += [
+        Goal("5", "idle platform: resident memory (RSS), MB", resident, 250, at_least=False),
+        Goal("5", "idle platform: % of a core", 100 * share, 1, at_least=False),
+    ]
