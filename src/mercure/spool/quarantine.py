@@ -1,5 +1,6 @@
 """Keeping what could not be understood: one job in `error/`, with the bytes as they came and the reason."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -26,7 +27,8 @@ def quarantine(layout: Layout, path: str | Path, origin: Origin, reason: str, *,
     now = datetime.now(UTC)
     job_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(5)}"
     folder = layout.stage(Stage.ERROR)
-    draft = folder / f".{job_id}"
+    draft = _draft_folder(layout, path)
+    forget_attempt(layout, path)
     try:
         _fill(draft, Path(path), _job(job_id, origin, reason, now), fsync=fsync)
         os.rename(draft, folder / job_id)
@@ -36,6 +38,17 @@ def quarantine(layout: Layout, path: str | Path, origin: Origin, reason: str, *,
     if fsync:
         fsync_folder(folder)
     return job_id
+
+
+def forget_attempt(layout: Layout, path: str | Path) -> None:
+    """Remove what is left of an attempt to keep this file, whose process died before the job could be seen."""
+    shutil.rmtree(_draft_folder(layout, path), ignore_errors=True)
+
+
+def _draft_folder(layout: Layout, path: str | Path) -> Path:
+    """Return the folder of the attempt. Its name follows from that of the draft, so that a recovery can find it."""
+    mark = hashlib.blake2s(os.fsencode("/".join(Path(path).parts[-2:])), digest_size=10).hexdigest()
+    return layout.stage(Stage.ERROR) / f".kept-{mark}"
 
 
 def _job(job_id: str, origin: Origin, reason: str, now: datetime) -> Job:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from mercure.spool import layout as names
 from mercure.spool.layout import Layout, Origin
+from mercure.spool.quarantine import forget_attempt
 
 _GRACE_SECONDS = 10.0
 """A folder without a lock may belong to a worker that is just starting or just ending."""
@@ -41,7 +42,7 @@ def abandoned_drafts(layout: Layout) -> Iterator[AbandonedDraft]:
         lock = _take(folder)
         if lock >= 0:
             try:
-                yield from _drafts_in(folder)
+                yield from _drafts_in(layout, folder)
                 _remove(folder)
             finally:
                 os.close(lock)
@@ -68,11 +69,12 @@ def _take(folder: str) -> int:
     return -1
 
 
-def _drafts_in(folder: str) -> Iterator[AbandonedDraft]:
+def _drafts_in(layout: Layout, folder: str) -> Iterator[AbandonedDraft]:
     for entry in sorted(os.listdir(folder)):
         path = f"{folder}/{entry}"
         if entry == names.LOCK_FILE:
             continue
+        forget_attempt(layout, path)  # a second name that nobody sees would make the draft look like a published one
         status = os.lstat(path)
         parsed = names.parse_draft_name(entry)
         if parsed and parsed[0] == status.st_size and status.st_nlink == 1:
