@@ -25,7 +25,8 @@ class FolderWatch:
         self._thread = threading.Thread(target=self._run, name="folders", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Look once, then now and then."""
+        self.look()
         self._thread.start()
 
     def stop(self) -> None:
@@ -34,16 +35,18 @@ class FolderWatch:
         self._thread.join()
 
     def look(self) -> None:
-        """Look once, and log what has changed."""
-        for folder in self._folders:
-            reason = self._trouble(folder)
-            before = self._told.pop(folder, "")
-            if reason:
-                self._told[folder] = reason
-            if reason and reason != before:
-                log.error("%s %s: nothing is acknowledged or moved there until this is mended", folder, reason)
-            elif before and not reason:
-                log.warning("%s can be used again", folder)
+        """Look once, and log what has changed: one line for all folders that have the same trouble."""
+        now = {folder: reason for folder in self._folders if (reason := self._trouble(folder))}
+        new: dict[str, list[str]] = {}
+        for folder, reason in now.items():
+            if self._told.get(folder) != reason:
+                new.setdefault(reason, []).append(str(folder))
+        for reason, folders in new.items():
+            subject = folders[0] if len(folders) == 1 else f"{', '.join(folders)}: each"
+            log.error("%s %s; nothing is acknowledged or moved there until this is mended", subject, reason)
+        for folder in self._told.keys() - now.keys():
+            log.warning("%s can be used again", folder)
+        self._told = now
 
     def _trouble(self, folder: Path) -> str:
         try:
@@ -59,6 +62,5 @@ class FolderWatch:
         return ""
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(_SECONDS):
             self.look()
-            self._stop.wait(_SECONDS)

@@ -53,12 +53,20 @@ def _plain(value: object) -> str:
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows: with colours and in the width of the terminal, or else aligned and never cut."""
-    cells = [[clean(cell) for cell in row] for row in rows]
+    """Print rows: with colours and in the width of the terminal, or else aligned and never cut.
+
+    A cell that is a tuple has several lines; in a pipe they are one.
+    """
+    separator = "\n" if is_terminal() else " "
+    cells = [[_cell(cell, separator) for cell in row] for row in rows]
     if is_terminal():
         _print_rich(columns, cells)
     else:
         _print_plain(columns, cells)
+
+
+def _cell(value: object, separator: str) -> str:
+    return separator.join(clean(line) for line in value) if isinstance(value, tuple) else clean(value)
 
 
 def _print_plain(columns: Sequence[Column], rows: list[list[str]]) -> None:

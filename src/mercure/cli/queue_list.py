@@ -202,18 +202,13 @@ def _print_wide(listing: Listing) -> None:
 
 
 def _print_compact(listing: Listing) -> None:
-    columns = [
-        Column("JOB"),
-        Column("STATE", styles=STATES),
-        Column("INST", numeric=True),
-        Column("AGE"),
-        Column("WHAT", wraps=True),
-    ]
+    columns = [Column("STATE", styles=STATES), Column("INST", numeric=True), Column("AGE"), Column("JOB", wraps=True)]
     rows = []
     for view in listing.jobs:
         job = view.job
         count, age = (str(len(job.instances)), span(listing.now - job.created_at)) if job else ("", "")
-        rows.append((view.id, view.state, count, age, _what(view, listing.now)))
+        what = _what(view, listing.now)
+        rows.append((view.state, count, age, (view.id, what) if what else view.id))
     print_table(columns, rows)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mercure.cli.output import clean, counted, size, span
+from mercure.cli.output import Column, clean, counted, print_table, size, span
 
 TABLE = (
     "from mercure.cli.output import Column, print_table\n"
@@ -45,6 +45,11 @@ def test_a_table_in_a_pipe_is_aligned_never_cut_and_without_colour() -> None:
     assert first == "job-1       7  bad"
     assert second.startswith("[bold]job  10  word word")
     assert second.count("word") == 30
+
+
+def test_a_cell_with_lines_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([Column("JOB")], [(("job-1", "why\nnot"),)])
+    assert capsys.readouterr().out.splitlines() == ["JOB", "job-1 why not"]
 
 
 def test_a_table_on_a_narrow_terminal_wraps_and_keeps_names_whole() -> None:

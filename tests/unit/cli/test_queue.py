@@ -1,11 +1,12 @@
 """`mercure queue`, on folders without running services."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.builders import dicom_bytes
-from tests.unit.cli.site import JOB, SERIES, Site
+from tests.unit.cli.site import COMMAND, JOB, SERIES, Site
 
 from mercure.cli.exits import Exit
 from mercure.core.delivery import InstanceResult, Outcome
@@ -291,3 +292,12 @@ def test_the_size_of_the_files_is_shown(site: Site) -> None:
     site.job(Stage.OUTGOING, instances=1)
     size = len(dicom_bytes(rows=8, columns=8))
     assert abs(site("queue", "show", JOB, "--json").json["files"]["bytes"] - size) < 200
+
+
+def test_a_list_on_a_narrow_terminal_keeps_the_ids_whole(site: Site) -> None:
+    site.failed_job(reason="one two three four five six seven eight nine ten eleven twelve thirteen fourteen")
+    command = f"stty cols 60; {' '.join(COMMAND)} queue list"
+    answer = site.process(wrapper=("script", "-qec", command, "/dev/null"), TERM="xterm")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in answer.out.splitlines()]
+    assert any(line.startswith("failed") and line.endswith(JOB) for line in lines)
+    assert max(len(line) for line in lines[:5]) <= 60
