@@ -1,7 +1,9 @@
 """`mercure queue`, on folders without running services."""
 
 import json
+import os
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -297,7 +299,9 @@ def test_the_size_of_the_files_is_shown(site: Site) -> None:
 def test_a_list_on_a_narrow_terminal_keeps_the_ids_whole(site: Site) -> None:
     site.failed_job(reason="one two three four five six seven eight nine ten eleven twelve thirteen fourteen")
     command = f"stty cols 60; {' '.join(COMMAND)} queue list"
-    answer = site.process(wrapper=("script", "-qec", command, "/dev/null"), TERM="xterm")
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in answer.out.splitlines()]
+    env = {**os.environ, **site.environment, "TERM": "xterm"}
+    env.pop("COLUMNS", None)
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, check=True, env=env)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in done.stdout.splitlines()]
     assert any(line.startswith("failed") and line.endswith(JOB) for line in lines)
     assert max(len(line) for line in lines[:5]) <= 60
