@@ -52,10 +52,17 @@ def layout_of(config: Config) -> Layout:
 
 
 def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
-    """Return the rules as the router needs them. A broken one stays in: what it would have taken must wait."""
-    rules = [_routing_rule(rule, loaded.config) for rule in loaded.config.rules]
-    rules += [RoutingRule(name, None, broken=reason) for name, reason in loaded.broken_rules.items()]
-    return tuple(rules)
+    """Return the rules as the router needs them, in the order of the file.
+
+    A broken one stays in its place: what it would have taken must wait, and is not left to a later rule that discards.
+    """
+    usable = {rule.name: rule for rule in loaded.config.rules}
+    return tuple(
+        _routing_rule(usable[name], loaded.config)
+        if name in usable
+        else RoutingRule(name, None, broken=loaded.broken_rules[name])
+        for name in dict.fromkeys(loaded.rule_names)
+    )
 
 
 def _routing_rule(rule: schema.Rule, config: Config) -> RoutingRule:

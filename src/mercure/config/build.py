@@ -35,6 +35,8 @@ class Builder:
     translation: flat.Translation | None = None
     problems: list[Problem] = field(default_factory=list)
     broken: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in ENTRIES})
+    rule_names: list[str] = field(default_factory=list)
+    """All rules in the order of the file, those that were set aside included."""
     _reasons: dict[JsonPath, list[str]] = field(default_factory=dict)
     _is_fatal: bool = False
 
@@ -111,9 +113,10 @@ class Builder:
                 self._fail((*path, "name"), "another rule has the same name")
             if found is not None:
                 self._check_condition(found.condition, path)
+            label = str(names[index] if isinstance(names[index], str) else path_text(path))
+            self.rule_names.append(label)
             if path in self._reasons:
-                label = names[index] if isinstance(names[index], str) else path_text(path)
-                self.broken["rules"][str(label)] = "; ".join(self._reasons[path])
+                self.broken["rules"][label] = "; ".join(self._reasons[path])
             elif found is not None:
                 made[index] = found
         return made

@@ -36,6 +36,8 @@ class Loaded:
     broken_rules: Mapping[str, str]
     broken_targets: Mapping[str, str]
     broken_modules: Mapping[str, str]
+    rule_names: tuple[str, ...] = ()
+    """All rules in the order of the file, those that were set aside included."""
 
     @property
     def schema_errors(self) -> tuple[Problem, ...]:
@@ -74,6 +76,7 @@ def parse(text: bytes | str, *, environment: Mapping[str, str] = os.environ) -> 
         broken_rules=builder.broken["rules"],
         broken_targets=builder.broken["targets"],
         broken_modules=builder.broken["modules"],
+        rule_names=tuple(builder.rule_names),
     )
 
 

@@ -1,0 +1,336 @@
+"""From a configuration to objects, and what becomes of a configuration that changes."""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.peers import free_port, wait_until
+
+from mercure import app
+from mercure.app import Platform, TargetSet
+from mercure.config.load import Loaded, parse
+from mercure.config.store import ConfigStore
+from mercure.core.errors import ConfigError, SpoolError
+from mercure.core.events import EventKind
+from mercure.core.task import Priority
+from mercure.dicom.worker_settings import PeerPort
+from mercure.journal.reader import JournalReader
+from mercure.services.dispatcher import DispatcherSettings
+from mercure.services.receiver import ReceiverSettings
+from mercure.services.router import RouterSettings
+from mercure.spool.layout import Layout
+from mercure.targets.dicom import DicomTarget
+from mercure.targets.dummy import DummyTarget
+from mercure.targets.folder import FolderTarget
+
+PACS = {"target_type": "dicom", "host": "192.0.2.1", "port": 104, "called_ae_title": "PACS"}
+
+
+def loaded(**sections: Any) -> Loaded:
+    return parse(json.dumps(sections).encode())
+
+
+def platform(tmp_path: Path, names: tuple[str, ...] = app.SERVICES, **sections: Any) -> tuple[Platform, Path]:
+    path = tmp_path / "mercure.json"
+    write(path, tmp_path, **sections)
+    return Platform(ConfigStore(path), names), path
+
+
+def write(path: Path, tmp_path: Path, **sections: Any) -> None:
+    mercure = {"data_folder": str(tmp_path / "data")} | sections.pop("mercure", {})
+    path.write_text(json.dumps({"mercure": mercure, **sections}))
+
+
+def events(tmp_path: Path) -> list[EventKind]:
+    return [event.kind for event in JournalReader(tmp_path / "data" / "jobs" / "journal").read().events]
+
+
+def test_every_folder_of_the_layout_can_be_named() -> None:
+    config = loaded(mercure={"data_folder": "/data", "success_folder": "/far/success"}).config
+    layout = app.layout_of(config)
+    assert layout.success == Path("/far/success")
+    assert layout.incoming == Path("/data/incoming")
+    assert layout == Layout(**Layout.under(Path("/data")).folders() | {"success": Path("/far/success")})
+
+
+def test_rules_keep_their_order_and_a_broken_one_stays_in() -> None:
+    rules = [
+        {"name": "one", "condition": "@Modality@ == 'CT'", "target": "pacs", "priority": "urgent"},
+        {"name": "two", "condition": "this is no rule", "target": "pacs"},
+        {"name": "three", "condition": "True", "action": "discard", "disabled": True, "fallback": True},
+        {"name": "four", "condition": "True", "action": "nonsense"},
+    ]
+    found = app.routing_rules(loaded(rules=rules, targets={"pacs": PACS}))
+    by_name = {rule.name: rule for rule in found}
+    assert [rule.name for rule in found] == ["one", "two", "three", "four"]
+    assert (by_name["one"].priority, by_name["one"].targets, by_name["one"].broken) == (Priority.URGENT, ("pacs",), "")
+    assert by_name["two"].expression is None
+    assert by_name["two"].broken
+    assert (by_name["three"].disabled, by_name["three"].fallback) == (True, True)
+    assert by_name["four"].expression is None
+    assert by_name["four"].broken
+
+
+def test_the_guides_form_of_a_processing_rule_names_its_module_by_the_target() -> None:
+    found = app.routing_rules(
+        loaded(
+            targets={"ai": {"processing_module": ["one", "two"]}, "pacs": PACS},
+            modules={"one": {"docker_tag": "a/one"}, "two": {"docker_tag": "a/two"}},
+            rules=[{"name": "r", "condition": "True", "action": "both", "target": ["ai", "pacs"]}],
+        )
+    )
+    assert (found[0].modules, found[0].targets) == (("one", "two"), ("pacs",))
+
+
+@pytest.mark.requirement("D8")
+def test_targets_that_cannot_be_used_say_why_and_are_no_silent_dummies() -> None:
+    found = loaded(
+        targets={
+            "pacs": PACS,
+            "dummy": {"target_type": "dummy"},
+            "cloud": {
+                "target_type": "s3",
+                "region": "r",
+                "bucket": "b",
+                "prefix": "p",
+                "access_key_id": "i",
+                "secret_access_key": "k",
+            },
+            "no type": {"host": "192.0.2.1", "port": 104},
+            "broken": {**PACS, "port": "many"},
+        }
+    )
+    states = app.target_states(found)
+    assert states["pacs"] == ""
+    assert "features.dummy_target" in states["dummy"]
+    assert "not built yet" in states["cloud"]
+    assert states["no type"]
+    assert states["broken"]
+    settings = app.dispatcher_settings(found, TargetSet())
+    assert settings.targets.keys() == {"pacs"}
+    assert settings.unusable.keys() == states.keys() - {"pacs"}
+
+
+def test_each_kind_of_target_is_built_as_configured() -> None:
+    found = loaded(
+        features={"dummy_target": True},
+        dispatcher={"connect_timeout": 3, "response_timeout": 0, "calling_ae_title": "US", "retry_delay": 7},
+        targets={
+            "pacs": {**PACS, "timeout": 9, "retry_max": 0, "max_parallel": 5, "forward_calling_ae_title": True},
+            "tls": {**PACS, "target_type": "dicomtls", "tls_key": "/k", "tls_cert": "/c", "ca_cert": "/a"},
+            "folder": {"target_type": "folder", "folder": "/out", "exclude": "*.txt"},
+            "dummy": {"target_type": "dummy"},
+        },
+    )
+    setups = TargetSet().of(found)
+    pacs, tls = setups["pacs"].target, setups["tls"].target
+    assert isinstance(pacs, DicomTarget)
+    assert isinstance(tls, DicomTarget)
+    assert pacs._node.calling_ae_title == "US"
+    assert (pacs._node.connect_timeout_seconds, pacs._node.response_timeout_seconds) == (3.0, 9.0)
+    assert pacs._node.forward_calling_ae_title
+    assert tls._node.response_timeout_seconds > 1e6, "0 means no end"
+    assert tls._node.tls is not None
+    assert tls._node.tls.authorities == "/a"
+    assert (setups["pacs"].retry.first_delay_seconds, setups["pacs"].retry.maximum_attempts) == (7.0, 0)
+    assert (setups["pacs"].max_parallel, setups["tls"].max_parallel) == (5, 1)
+    assert setups["folder"].target == FolderTarget("/out", ("*.txt",))
+    assert isinstance(setups["dummy"].target, DummyTarget)
+    with pytest.raises(ConfigError, match="not built yet"):
+        app.build_target(loaded(targets={"x": {"processing_module": "m"}}).config.targets["x"], found.config)
+
+
+def test_targets_that_stay_as_they_are_keep_their_associations() -> None:
+    targets = TargetSet()
+    other = {**PACS, "port": 105}
+    first = targets.of(loaded(targets={"a": PACS, "b": PACS}))
+    second = targets.of(loaded(targets={"a": PACS, "b": other}))
+    assert second["a"] is first["a"]
+    assert second["b"] is not first["b"]
+    third = targets.of(loaded(targets={"a": PACS}, dispatcher={"connect_timeout": 1}))
+    assert third["a"] is not first["a"]
+
+
+def test_the_receiver_follows_its_section(tmp_path: Path) -> None:
+    found = loaded(
+        targets={"pacs": PACS, "back": {**PACS, "host": "sender", "called_ae_title": "BACK"}},
+        receiver={
+            "port": 104,
+            "networks": ["192.0.2.0/24"],
+            "called_ae_titles": ["US"],
+            "min_free_space_gb": 2,
+            "idle_timeout": 0,
+            "storage_commitment": {"ports": {"CT1": {"ip": "192.0.2.9", "port": 105}}},
+            "tls": {"port": 2762, "key": "/k", "cert": "/c", "ca_cert": "/a", "require_client_certificate": True},
+        },
+        mercure={"series_complete_on_release": True},
+    )
+    layout = Layout.under(tmp_path)
+    settings = app.receiver_settings(found, layout)
+    assert (settings.port, settings.tls_port, [str(n) for n in settings.networks]) == (104, 2762, ["192.0.2.0/24"])
+    worker = settings.worker
+    assert worker.layout == layout
+    assert worker.min_free_bytes == 2_000_000_000
+    assert worker.hold_open
+    assert worker.idle_timeout_seconds > 1e6
+    assert worker.tls is not None
+    assert (worker.tls.ca_cert, worker.tls.require_client_certificate) == ("/a", True)
+    assert worker.commitment_ports == {"PACS": PeerPort("192.0.2.1", 104), "CT1": PeerPort("192.0.2.9", 105)}
+    plain = app.receiver_settings(loaded(), layout)
+    assert (plain.tls_port, plain.worker.tls) == (None, None)
+    assert worker.decode(json.loads(worker.encode())) == worker
+
+
+def test_the_router_follows_the_section_mercure_and_the_additional_tags() -> None:
+    settings = app.router_settings(
+        loaded(
+            mercure={"series_complete_trigger": 5, "appliance_name": "here", "router_scan_interval": 2},
+            receiver={"additional_tags": {"SliceLocation": "1.5"}},
+        )
+    )
+    assert (settings.completion.trigger_seconds, settings.appliance, settings.scan_interval_seconds) == (5.0, "here", 2)
+    assert settings.additional_tags == ("SliceLocation",)
+
+
+def test_a_service_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no service 'web'"):
+        platform(tmp_path, ("web",))
+
+
+def test_a_configuration_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "mercure.json").write_text("{")
+    with pytest.raises(ConfigError):
+        Platform(ConfigStore(tmp_path / "mercure.json"))
+
+
+def test_a_data_folder_that_cannot_be_made_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file is in the way")
+    with pytest.raises(SpoolError, match="cannot make the folder"):
+        platform(tmp_path)
+
+
+class Changes:
+    """A platform that does not run; what its services are told is kept."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **sections: Any) -> None:
+        self.tmp_path = tmp_path
+        self.platform, self.path = platform(tmp_path, **sections)
+        self.told: dict[str, Any] = {}
+        for name in app.SERVICES:
+            monkeypatch.setattr(self.platform.service(name), "configure", self._keep(name))
+
+    def _keep(self, name: str) -> Callable[[Any], None]:
+        return lambda settings: self.told.__setitem__(name, settings)
+
+    def write(self, **sections: Any) -> None:
+        write(self.path, self.tmp_path, **sections)
+        self.platform.poll_config()
+        self.platform.poll_config()
+
+
+def test_a_changed_configuration_is_taken_by_every_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = Changes(tmp_path, monkeypatch)
+    changes.platform.poll_config()
+    assert changes.told == {}
+    changes.write(receiver={"port": 4242}, targets={"pacs": PACS}, mercure={"series_complete_trigger": 3})
+    receiver, router, dispatcher = (changes.told[name] for name in app.SERVICES)
+    assert isinstance(receiver, ReceiverSettings)
+    assert receiver.port == 4242
+    assert isinstance(router, RouterSettings)
+    assert router.completion.trigger_seconds == 3.0
+    assert isinstance(dispatcher, DispatcherSettings)
+    assert dispatcher.targets.keys() == {"pacs"}
+    assert events(tmp_path) == [EventKind.CONFIG_LOADED] * 2
+
+
+@pytest.mark.requirement("S3")
+@pytest.mark.parametrize("bad", ["{", '{"mercure": {"no_such_key": 1}}', '{"receiver": {"port": "many"}}'])
+def test_a_bad_configuration_keeps_the_last_good_one_and_says_so_once_and_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bad: str
+) -> None:
+    changes = Changes(tmp_path, monkeypatch)
+    changes.path.write_text(bad)
+    for _ in range(4):
+        changes.platform.poll_config()
+    assert changes.told == {}
+    assert caplog.text.count("is NOT used, the last good one goes on") == 1
+    assert events(tmp_path).count(EventKind.CONFIG_REJECTED) == 1
+    changes.write(receiver={"port": 4242})
+    assert changes.told["receiver"].port == 4242
+    changes.path.unlink()
+    changes.platform.poll_config()
+    assert events(tmp_path).count(EventKind.CONFIG_REJECTED) == 2
+    assert caplog.text.count("is NOT used") == 2
+
+
+def test_a_broken_rule_is_logged_and_the_rest_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    platform(tmp_path, rules=[{"name": "bad", "condition": "(", "target": "nowhere"}])
+    assert "rule" in caplog.text
+    assert events(tmp_path) == [EventKind.CONFIG_LOADED]
+
+
+def test_data_folders_that_cannot_be_used_change_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = Changes(tmp_path, monkeypatch)
+    (tmp_path / "file").touch()
+    layout = changes.platform.layout
+    changes.write(mercure={"data_folder": str(tmp_path / "file" / "data"), "series_complete_trigger": 3})
+    assert "the old ones go on" in caplog.text
+    assert changes.platform.layout == layout
+    assert changes.told["receiver"].worker.layout == layout
+    assert changes.told["router"].completion.trigger_seconds == 3.0
+
+
+def test_services_alone_have_a_journal_of_their_own(tmp_path: Path) -> None:
+    for names in (("router",), ("dispatcher", "receiver"), app.SERVICES):
+        platform(tmp_path, names)[0].events.close()
+    files = sorted(path.name for path in (tmp_path / "data" / "jobs" / "journal").iterdir())
+    assert len(files) == 3
+    assert any("dispatcher-receiver" in name for name in files)
+
+
+def test_what_associations_brought_is_in_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    running, _ = platform(tmp_path)
+    report = {"calling_ae_title": "CT1", "called_ae_title": "US", "how": "released", "stored_bytes": 10}
+    running._on_association(report | {"stored": 2, "refused": 1})
+    running._on_association(report | {"stored": 0, "refused": 0})
+    running._on_recovered(3)
+    found = events(tmp_path)
+    assert found.count(EventKind.ASSOCIATION_CLOSED) == 2
+    assert found.count(EventKind.INSTANCES_REFUSED) == 1
+    assert found.count(EventKind.RECOVERED) == 1
+    assert caplog.text.count("association CT1 -> US: released: 2 instances stored, 1 refused") == 1
+
+
+def test_a_platform_runs_and_ends_in_order(tmp_path: Path) -> None:
+    receiver = {"host": "127.0.0.1", "port": free_port(), "workers": 1}
+    running, _ = platform(tmp_path, receiver=receiver)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    assert running.service("receiver").listening.wait(30)
+    running.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    kinds = events(tmp_path)
+    assert kinds.count(EventKind.SERVICE_STARTED) == kinds.count(EventKind.SERVICE_STOPPED) == 3
+
+
+def test_signals_end_a_platform(tmp_path: Path) -> None:
+    running, _ = platform(tmp_path, ("router",))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        running.stop_on_signals()
+        signal.raise_signal(signal.SIGTERM)
+        wait_until(running._stop.is_set, "it is told to stop")
+        running.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
