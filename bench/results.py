@@ -8,6 +8,9 @@ from pathlib import Path
 
 from bench.workplace import ROOT, machine
 
+_ALL_SHOWN = 6
+_SECTION = re.compile(r"<!-- generated: (\w+) -->.*?<!-- end of generated: \1 -->\n*", re.DOTALL)
+
 RESULTS = ROOT / "bench" / "RESULTS.md"
 
 
@@ -68,33 +71,39 @@ class Report:
 
 def markdown(report: Report, command: str) -> str:
     """The section of one part."""
-    lines = [f"## {report.title}", "", f"`{command}` on {machine()}. Medians; all runs in the last column.", ""]
+    lines = [f"## {report.title}", "", f"`{command}` on {machine()}. Medians of the runs in the last column.", ""]
     if report.goals:
-        lines += ["| requirement | what | reached | wanted | |", "|---|---|---:|---:|---|"]
+        lines += ["| requirement | goal | reached | wanted | |", "|---|---|---:|---:|---|"]
         lines += [_goal_row(goal) for goal in report.goals]
         lines.append("")
     lines += ["| measured | median | unit | runs |", "|---|---:|---|---|"]
     for one in report.measurements:
-        runs = ", ".join(_number(run) for run in one.runs)
-        lines.append(f"| {one.what} | {_number(one.median)} | {one.unit} | {runs} |")
+        lines.append(f"| {one.what} | {_number(one.median)} | {one.unit} | {_runs(one.runs)} |")
     lines += ["", *(f"- {note}" for note in report.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def write(report: Report, command: str, path: Path = RESULTS) -> None:
-    """Replace the generated section of this part; everything else in the file stays."""
-    begin, end = f"<!-- generated: {report.part} -->", f"<!-- end of generated: {report.part} -->"
+    """Replace the generated section of this part; sections stand in the order of their titles after all other text."""
     text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    section = f"{begin}\n{markdown(report, command)}{end}"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    replaced, count = pattern.subn(lambda _: section, text)
-    path.write_text(replaced if count else f"{text.rstrip()}\n\n{section}\n", encoding="utf-8")
+    sections = {match[1]: match[0].strip() for match in _SECTION.finditer(text)}
+    begin, end = f"<!-- generated: {report.part} -->", f"<!-- end of generated: {report.part} -->"
+    sections[report.part] = f"{begin}\n{markdown(report, command)}{end}"
+    own_text = _SECTION.sub("", text).strip()
+    ordered = sorted(sections.values(), key=lambda section: section.partition("\n")[2])
+    path.write_text("\n\n".join([own_text, *ordered]) + "\n", encoding="utf-8")
 
 
 def _goal_row(goal: Goal) -> str:
     sign = ">=" if goal.at_least else "<="
     verdict = "met" if goal.is_met else "**missed**"
     return f"| {goal.requirement} | {goal.what} | {_number(goal.value)} | {sign} {_number(goal.limit)} | {verdict} |"
+
+
+def _runs(runs: Sequence[float]) -> str:
+    if len(runs) <= _ALL_SHOWN:
+        return ", ".join(_number(run) for run in runs)
+    return f"{len(runs)} runs from {_number(min(runs))} to {_number(max(runs))}"
 
 
 def _number(value: float) -> str:
