@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bench import end_to_end, latency, receive, scale, send_series
 from bench.results import Report, markdown, write
 from bench.size import Size
-from bench.workplace import prepare, remove
+from bench.workplace import alone
 
 PARTS: dict[str, Callable[[Size], Report]] = {
     "receive": receive.measure,
@@ -32,8 +32,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"unknown part {unknown[0]}")
     size = Size(runs=1 if options.quick else options.runs, quick=options.quick, peers_only=options.peers_only)
     reports = []
-    prepare()
-    try:
+    with alone():
         for name in names:
             report = PARTS[name](size)
             command = f"python -m bench {name} --runs {size.runs}"
@@ -41,8 +40,6 @@ def main(arguments: list[str]) -> int:
             if not (size.quick or size.peers_only):
                 write(report, command)
             reports.append(report)
-    finally:
-        remove()
     return 0 if all(goal.is_met for report in reports for goal in report.goals) else 1
 
 

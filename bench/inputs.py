@@ -31,6 +31,10 @@ class Load:
         """Series and SOP instance UID of each instance."""
         return {(one.series_instance_uid, uid) for one in self.series for uid in one.sop_instance_uids}
 
+    def part(self, share: float) -> "Load":
+        """The first series, about so much of them all."""
+        return Load(self.name, self.series[: max(1, round(share * len(self.series)))])
+
     def first(self, count: int) -> "Load":
         """The first `count` instances of the first series."""
         one = self.series[0]

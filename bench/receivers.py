@@ -84,7 +84,7 @@ def mercure(name: str, *, fsync: bool) -> Kind:
     def start(folder: Path) -> Iterator[Receiver]:
         data, port = folder / "data", peers.free_port()
         with start_receiver(data, port, fsync=fsync):
-            yield Receiver(port, lambda load: _check_placed(data, load))
+            yield Receiver(port, lambda load: check_placed(data, load))
 
     return Kind(name, start)
 
@@ -98,7 +98,7 @@ def _check_files(folder: Path, load: Load, *, tolerance: int = 0) -> None:
         raise IncompleteError(message)
 
 
-def _check_placed(data: Path, load: Load) -> None:
+def check_placed(data: Path, load: Load) -> None:
     """Every instance lies under its own name in a reception of its series, and no instance is there twice."""
     names = [path.stem.partition("#") for path in data.glob("incoming/*/*.dcm")]
     _expect(len(names), len(load.files))

@@ -33,6 +33,21 @@ def prepare() -> None:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Keep other benches away from the folder, then remove what the measurements left behind."""
+    prepare()
+    with (FOLDER / ".gitignore").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("another bench is running in this checkout") from None
+        try:
+            yield
+        finally:
+            _remove()
+
+
+@contextmanager
 def clean_folder(name: str) -> Iterator[Path]:
     """A new, empty folder for one measurement, at a place of the disk where files are made quickly.
 
@@ -60,7 +75,7 @@ def _quick_folder(name: str) -> Path:
     """A folder among other inodes than those that somebody has just deleted; waits when there is none."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for attempt in itertools.count(1):
-        folder = FOLDER / f"{name}-{next(_numbers):05d}"
+        folder = FOLDER / f"{name}-{os.getpid()}-{next(_numbers):05d}"
         folder.mkdir()
         taken = _seconds_per_file(folder / "probe")
         if taken < _QUICK_SECONDS:
@@ -96,7 +111,7 @@ def _spread_folders(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove() -> None:
+def _remove() -> None:
     """Delete what measurements left behind, inputs included; compiled programs stay."""
     for folder in FOLDER.iterdir():
         if folder.is_dir() and folder.name != "bin":
