@@ -173,7 +173,8 @@ def kill_process(pid: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Children of a process; the kernel lists them for each thread that made them."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 def _targets(layout: Layout, stage: Stage, job: str) -> list[str]:

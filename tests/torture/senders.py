@@ -36,6 +36,7 @@ class Series:
 
 def series(count: int, modality: str = "CT") -> Series:
     """A new series."""
+    _template()  # made before threads ask for it: each of them would make one of its own
     return Series(new_uid(), new_uid(), tuple(new_uid() for _ in range(count)), modality)
 
 
