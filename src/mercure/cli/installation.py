@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mercure.app import layout_of
 from mercure.cli.exits import CommandError, Exit
+from mercure.cli.output import complain
 from mercure.config.environment import config_path
-from mercure.config.load import Loaded, load
+from mercure.config.load import Loaded, load, load_folders
 from mercure.config.problems import InvalidConfigError
 from mercure.core.errors import ConfigError
 from mercure.spool.layout import Layout
@@ -24,6 +25,23 @@ def configuration(path: Path | None = None) -> Loaded:
         return load(path)
     except ConfigError as error:
         raise unusable(path, error) from None
+
+
+def configuration_or_folders() -> Loaded:
+    """Read the configuration, or only its folders while the rest is broken: the queue can be looked at all the same.
+
+    Running services go on with the last good configuration then.
+    """
+    path = configuration_file()
+    try:
+        return load(path)
+    except ConfigError as error:
+        try:
+            folders = load_folders(path)
+        except ConfigError:
+            raise unusable(path, error) from None
+        complain(f"note: {path} cannot be used, only its folders are; `mercure config check` shows why")
+        return folders
 
 
 def unusable(path: Path, error: ConfigError) -> CommandError:

@@ -80,8 +80,9 @@ class Commands(TyperGroup):
 def _complain(error: CommandError) -> Exit:
     if _is_debugging():
         traceback.print_exc()
-    message = " ".join(str(error).split()).removesuffix(".")
-    typer.echo(f"mercure: {message}. {error.remedy}".rstrip(), err=True)
+    message = " ".join(str(error).split())
+    stop = "" if message.endswith((".", "?", "!")) else "."
+    typer.echo(f"mercure: {message}{stop} {error.remedy}".rstrip(), err=True)
     return error.status
 
 

@@ -64,7 +64,7 @@ def list_(
 
     Failed jobs stand last, the newest of them at the end; broken DICOM that was kept in error/ is among them.
     """
-    loaded = installation.configuration()
+    loaded = installation.configuration_or_folders()
     layout = installation.data_folder(loaded)
     most = limit if limit is not None else _SHOWN_ON_TERMINAL if is_terminal() and not as_json else 0
     listing = Listing.of(layout, loaded.config.mercure.series_complete_trigger, [str(one) for one in stage or ()], most)
@@ -81,7 +81,7 @@ def show(
     as_json: JSON = False,
 ) -> None:
     """Show one job: its timeline, its targets and what each of them has, its files, and why it failed."""
-    details = Details.of(installation.data_folder(installation.configuration()), job)
+    details = Details.of(installation.data_folder(installation.configuration_or_folders()), job)
     if as_json:
         print_json(details.to_json())
     else:
@@ -132,7 +132,7 @@ def release(jobs: HeldJobs = None, *, stage: HeldStage = None, as_json: JSON = F
 
 
 def _operator() -> Operator:
-    return Operator(installation.data_folder(installation.configuration()))
+    return Operator(installation.data_folder(installation.configuration_or_folders()))
 
 
 def _held(jobs: list[str] | None, stage: Holdable | None) -> tuple[Operator, list[tuple[str, Stage | None]]]:

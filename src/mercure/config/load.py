@@ -5,6 +5,7 @@ makes the file unusable.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,25 @@ def parse(text: bytes | str, *, environment: Mapping[str, str] = os.environ) -> 
         broken_modules=builder.broken["modules"],
         rule_names=tuple(builder.rule_names),
     )
+
+
+def load_folders(path: Path) -> Loaded:
+    """Read nothing but the folders of a file: for looking at the data while the rest of the file is broken.
+
+    Raises ConfigError when the file is no JSON, or the folders themselves are wrong.
+    """
+    try:
+        value = read_object(path.read_bytes()).value
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    section = value.get("mercure") if form_of(value) == "nested" else None
+    if isinstance(section, dict):
+        return parse(json.dumps({"mercure": _folders(section)}))
+    return parse(json.dumps(_folders(value)))
+
+
+def _folders(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key.endswith("_folder")}
 
 
 def revision_of(text: bytes | str) -> str:

@@ -305,3 +305,20 @@ def test_a_list_on_a_narrow_terminal_keeps_the_ids_whole(site: Site) -> None:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in done.stdout.splitlines()]
     assert any(line.startswith("failed") and line.endswith(JOB) for line in lines)
     assert max(len(line) for line in lines[:5]) <= 60
+
+
+def test_the_queue_can_be_looked_at_while_the_rest_of_the_configuration_is_broken(site: Site) -> None:
+    site.failed_job("failed-1")
+    site.configuration["receiver"] = {"prot": 1}
+    site.write()
+    answer = site("queue", "list", "--json")
+    assert answer.status == Exit.OK
+    assert [job["job"] for job in answer.json["jobs"]] == ["failed-1"]
+    assert "only its folders are; `mercure config check` shows why" in answer.err
+
+
+def test_the_queue_refuses_when_not_even_the_folders_can_be_read(site: Site) -> None:
+    site.config_file.write_text("{")
+    answer = site("queue", "list")
+    assert answer.status == Exit.CONFIGURATION
+    assert "config check" in answer.err

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from datetime import UTC
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.config.samples import FLAT, GUIDE, archive, good, route, text_of
 
-from mercure.config.load import Loaded, load, parse
+from mercure.config.load import Loaded, load, load_folders, parse
 from mercure.config.problems import InvalidConfigError, Problem
 from mercure.config.schema import Config, DicomTarget, ProcessingTarget
 from mercure.core.errors import ConfigError
@@ -346,3 +347,11 @@ def test_unknown_keys_of_a_flat_file_are_refused_at_every_level() -> None:
         "retry_max": "must be a number, not true or false",
         "modules": "must be an object",
     }
+
+
+def test_the_folders_of_a_flat_file_can_be_read_while_the_rest_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "mercure.json"
+    path.write_text(json.dumps({"incoming_folder": "/srv/in", "port": "no port", "rules": {}}))
+    assert load_folders(path).config.mercure.folder("incoming") == Path("/srv/in")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_folders(tmp_path / "none.json")
