@@ -26,7 +26,8 @@ from tests.fake_clock import FakeClock, Recorded
 from mercure.core.errors import SpoolError
 from mercure.core.retry import RetryPolicy
 from mercure.core.stages import Stage
-from mercure.services.dispatcher import Dispatcher, DispatcherSettings, TargetSetup
+from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
+from mercure.services.dispatcher import Dispatcher
 from mercure.services.router import Router, RouterSettings
 from mercure.spool import controls
 from mercure.spool.jobs import job_ids

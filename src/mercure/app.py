@@ -24,7 +24,8 @@ from mercure.dicom.tls_client import TlsFiles
 from mercure.dicom.worker_settings import PeerPort, TLSFiles, WorkerSettings, layout_folders
 from mercure.journal.writer import JournalWriter
 from mercure.services.clock import SystemClock
-from mercure.services.dispatcher import Dispatcher, DispatcherSettings, TargetSetup
+from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
+from mercure.services.dispatcher import Dispatcher
 from mercure.services.receiver import Receiver, ReceiverSettings
 from mercure.services.router import Router, RouterSettings
 from mercure.services.service import Service

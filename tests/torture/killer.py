@@ -32,7 +32,8 @@ from mercure.dicom.negotiation import AcceptancePolicy
 from mercure.dicom.recovery import recover_drafts
 from mercure.dicom.storage_scp import StorageHandler, StorageService
 from mercure.dicom.wire import Wire
-from mercure.services.dispatcher import Dispatcher, DispatcherSettings, TargetSetup
+from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
+from mercure.services.dispatcher import Dispatcher
 from mercure.spool.intake import Intake
 from mercure.spool.jobs import job_ids
 from mercure.spool.layout import Layout

@@ -20,7 +20,7 @@ from mercure.core.events import EventKind
 from mercure.core.task import Priority
 from mercure.dicom.worker_settings import PeerPort
 from mercure.journal.reader import JournalReader
-from mercure.services.dispatcher import DispatcherSettings
+from mercure.services.dispatch_settings import DispatcherSettings
 from mercure.services.receiver import ReceiverSettings
 from mercure.services.router import RouterSettings
 from mercure.spool.layout import Layout

@@ -110,8 +110,16 @@ class DispatchQueue:
         waiting = tuple(d for d in job.deliveries if job.id not in self._line(d.target))
         self.add(replace(job, deliveries=waiting))
 
+    def expedite(self, targets: Collection[str]) -> None:
+        """Move what waits for its time into the lines, except for these targets."""
+        for entry in self._delayed:
+            at, _, unit, candidate = entry
+            if unit.target not in targets and self._times.get(unit) == at:
+                del self._times[unit]
+                self._line(unit.target).add(candidate)
+
     def drain(self, target: str) -> list[Unit]:
-        """Take everything that waits for a target."""
+        """Take everything that waits for a target and is due."""
         line = self._lines.pop(target, WaitingLine())
         units = []
         while head := line.pop(0, off_peak_now=True):

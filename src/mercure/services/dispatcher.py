@@ -12,22 +12,19 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, tzinfo
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mercure.core.clock import Clock
-from mercure.core.delivery import Target
 from mercure.core.errors import SpoolError
 from mercure.core.events import EventKind, EventSink
-from mercure.core.retry import RetryPolicy
-from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState
 from mercure.services.circuits import Circuits
 from mercure.services.delivery_run import ActiveJob, DeliveryRun, settled
 from mercure.services.dispatch_queue import DispatchQueue, Unit
+from mercure.services.dispatch_settings import DispatcherSettings
 from mercure.services.folder_bell import FolderBell
 from mercure.services.service import Bell
 from mercure.services.settlement import BY_OPERATOR, STOPPING, Settlement, is_waiting
@@ -48,27 +45,6 @@ _TROUBLE_SECONDS = 5.0
 """When a job that the disk does not let us move or write is tried again."""
 
 _STOP_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSetup:
-    """A target as the dispatcher uses it: how to send, how many at a time, and when to try again."""
-
-    target: Target
-    retry: RetryPolicy
-    max_parallel: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class DispatcherSettings:
-    """What the dispatcher follows. `unusable` has the targets that nothing can be sent to, with the reason."""
-
-    targets: Mapping[str, TargetSetup] = field(default_factory=dict)
-    unusable: Mapping[str, str] = field(default_factory=dict)
-    max_parallel: int = 4
-    off_peak: OffPeak | None = None
-    zone: tzinfo = UTC
-    scan_interval_seconds: float = 1.0
 
 
 class Dispatcher:
@@ -97,13 +73,14 @@ class Dispatcher:
         self._ended: list[DeliveryRun] = []
         self._ended_lock = threading.Lock()
         self._circuits = Circuits()
-        self._circuits.follow(_policies(settings), ())
+        self._circuits.follow(settings.policies(), ())
         self._outgoing_mtime = 0
         self._control_mtime = 0
         self._scanned_at = float("-inf")
         self._cancel_checked_at = float("-inf")
         self._next_settings: DispatcherSettings | None = None
         self._troubles: dict[str, str] = {}
+        self._targets_changed = True
 
     def configure(self, settings: DispatcherSettings) -> None:
         """Follow new settings soon; deliveries that run go on with the targets they have. Callable from any thread."""
@@ -150,9 +127,10 @@ class Dispatcher:
     def _follow(self, settings: DispatcherSettings) -> None:
         old, self._settings = self._settings, settings
         changed = {name: setup for name, setup in old.targets.items() if settings.targets.get(name) is not setup}
-        self._circuits.follow(_policies(settings), changed)
+        self._circuits.follow(settings.policies(), changed)
         for setup in changed.values():
             setup.target.close()
+        self._targets_changed = True
         self._control_mtime = -1  # what waited for a target that is mended goes on at once
 
     # -- what there is -----------------------------------------------------------------------------------------------
@@ -219,9 +197,12 @@ class Dispatcher:
     def _start_due(self) -> None:
         if is_held(self._layout, Stage.OUTGOING):
             return
+        if self._targets_changed:
+            self._targets_changed = False
+            self._queue.expedite(self._settings.targets)  # nobody waits for a target that has gone
         for name in [name for name in self._queue.targets() if name not in self._settings.targets]:
             self._refuse_unknown(name)
-        off_peak_now = self._is_off_peak()
+        off_peak_now = self._settings.is_off_peak(self._clock.now())
         while True:
             running = Counter(run.target_name for run in self._runs())
             moment = self._clock.monotonic()
@@ -378,16 +359,6 @@ class Dispatcher:
 
     def _runs(self) -> list[DeliveryRun]:
         return [run for active in self._active.values() for run in active.running.values()]
-
-    def _is_off_peak(self) -> bool:
-        settings = self._settings
-        if settings.off_peak is None:
-            return True
-        return settings.off_peak.contains(self._clock.now().astimezone(settings.zone).time())
-
-
-def _policies(settings: DispatcherSettings) -> dict[str, RetryPolicy]:
-    return {name: setup.retry for name, setup in settings.targets.items()}
 
 
 def _mtime(path: Path) -> int:

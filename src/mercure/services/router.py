@@ -85,6 +85,7 @@ class Router:
         self._resume_at = float("-inf")
         self._scanned_at = float("-inf")
         self._scan_again_at = float("-inf")
+        self._is_put_off = False
         self._incoming_mtime = 0
         self._not_before: dict[str, float] = {}
         self._server = socket.gethostname()
@@ -132,6 +133,8 @@ class Router:
         wait = self._settings.scan_interval_seconds
         if self._due:
             wait = min(wait, self._due[0][0] - self._clock.now().timestamp())
+        if self._is_put_off:
+            wait = min(wait, self._scan_again_at - self._clock.monotonic())
         return max(wait, 0.001)
 
     def _scan(self) -> None:
@@ -140,7 +143,8 @@ class Router:
         mtime = os.stat(self._layout.incoming).st_mtime_ns
         quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
         changed = mtime != self._incoming_mtime
-        if moment < self._scan_again_at:
+        self._is_put_off = changed and moment < self._scan_again_at
+        if self._is_put_off:
             pass  # the last listing was long: others come first
         elif changed or moment - self._scanned_at >= _FULL_SCAN_SECONDS:
             listed = set(sealing.receptions(self._layout))

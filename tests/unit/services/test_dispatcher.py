@@ -19,6 +19,7 @@ from tests.builders import BuiltSeries, small_series
 from tests.fake_clock import FakeClock, Recorded
 from tests.peers import free_port, pynetdicom_scp, wait_until
 from tests.scripted_peer import ReceiveUntilClosed, scripted_server
+from tests.small_disk import fill, read_only, small_disk
 
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.events import EventKind
@@ -27,7 +28,8 @@ from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState, FailStage, Job, Priority
 from mercure.services.clock import SystemClock
-from mercure.services.dispatcher import Dispatcher, DispatcherSettings, TargetSetup
+from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
+from mercure.services.dispatcher import Dispatcher
 from mercure.spool import controls
 from mercure.spool import layout as names
 from mercure.spool.job_files import Ledger, read_ledger, read_task, write_task
@@ -725,6 +727,42 @@ def test_a_vanished_folder_of_jobs_ends_the_service_which_comes_back_with_it(
     job = make_job(layout, series, "a")
     desk.settle()
     assert desk.jobs(Stage.SUCCESS) == [job.id]
+
+
+@pytest.mark.requirement("D3")
+def test_a_full_disk_puts_jobs_off_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        series = small_series(disk / "series", 3)
+        job = make_job(layout, series, "a")
+        desk = Desk(layout, {"a": folder(tmp_path, "a")})
+        ballast = fill(disk)
+        for _ in range(4):
+            desk.settle(6.0)
+        assert desk.jobs(Stage.OUTGOING) == [job.id]
+        assert desk.jobs(Stage.ERROR) == []
+        assert len([line for line in caplog.text.splitlines() if "No space left" in line]) <= 2, "not once each time"
+        ballast.unlink()
+        desk.settle(6.0)
+        desk.settle(60.0)
+        assert desk.jobs(Stage.SUCCESS) == [job.id]
+        assert delivered(tmp_path, "a") == sorted(job.instances)
+
+
+def test_a_read_only_disk_puts_jobs_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        jobs = [make_job(layout, small_series(disk / name, 1), "a", job_id=name) for name in ("one", "two")]
+        desk = Desk(layout, {"a": folder(tmp_path, "a")})
+        with read_only(disk):
+            for _ in range(4):
+                desk.settle(6.0)
+            assert desk.jobs(Stage.OUTGOING) == [job.id for job in jobs]
+            assert caplog.text.count("Read-only file system") == 2, "once for each job"
+        desk.settle(6.0)
+        assert desk.jobs(Stage.SUCCESS) == [job.id for job in jobs]
 
 
 def test_no_log_line_and_no_event_names_a_patient(

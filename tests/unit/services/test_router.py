@@ -373,11 +373,12 @@ def test_an_error_of_ours_in_one_series_does_not_stop_the_others(
     class Poisoned:
         """A rule whose expression fails in a way that it never should."""
 
-        def evaluate(self, tags: object) -> object:
-            assert isinstance(tags, Tags)
+        def evaluate(self, tags: Tags) -> object:
             if tags.get("SeriesInstanceUID") == series.series_instance_uid:
                 raise ZeroDivisionError
-            return rule("fine").expression.evaluate(tags)  # type: ignore[union-attr, arg-type]
+            fine = rule("fine").expression
+            assert fine is not None
+            return fine.evaluate(tags)
 
     poisoned = replace(rule("odd"), expression=Poisoned())  # type: ignore[arg-type]
     desk = Desk(layout, settings(poisoned))
@@ -464,3 +465,15 @@ def test_a_running_router_is_woken_by_a_new_series_and_stops_when_told(layout: L
         router.wake()
         thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_listing_that_is_put_off_is_made_up_for_soon(layout: Layout, series: BuiltSeries) -> None:
+    slow_to_look = replace(settings(rule("all")), scan_interval_seconds=60.0)
+    desk = Desk(layout, slow_to_look)
+    desk.work()
+    desk.router._scan_again_at = desk.clock.monotonic() + 5.0
+    arrive(layout, series)
+    desk.work(1.0)
+    assert desk.router._seconds_to_wait() == pytest.approx(4.0)
+    desk.work(4.0)
+    assert desk.router._seconds_to_wait() < 10.0
