@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 
 from bench import end_to_end, latency, receive, scale, send_series
@@ -34,7 +35,9 @@ def main(arguments: list[str]) -> int:
     reports = []
     with alone():
         for name in names:
+            started = time.monotonic()
             report = PARTS[name](size)
+            print(f"{name} took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
             command = f"python -m bench {name} --runs {size.runs}"
             print(markdown(report, command), flush=True)
             if not (size.quick or size.peers_only):
