@@ -20,7 +20,6 @@ from mercure.spool.layout import Origin
 from mercure.spool.quarantine import quarantine
 
 OTHER = "20260101T120000-9876543210-1"
-NOW = datetime.now(UTC)
 
 
 def test_an_empty_queue_says_so(site: Site) -> None:
@@ -31,7 +30,7 @@ def test_an_empty_queue_says_so(site: Site) -> None:
 
 
 def test_every_state_is_listed_with_what_it_waits_for(site: Site) -> None:
-    later = NOW + timedelta(minutes=30)
+    later = datetime.now(UTC) + timedelta(minutes=30, seconds=30)
     site.job(Stage.OUTGOING, "waiting-1")
     site.job(
         Stage.OUTGOING, "deferred-1", deliveries=(Delivery("pacs", attempts=3, not_before=later, detail="no answer"),)
