@@ -60,7 +60,7 @@ def _kinds(size: Size, *kinds: Kind) -> list[Kind]:
 
 def _with_nagle(report: Report, load: Load, size: Size) -> None:
     """1a: DCMTK's senders as shipped. 60 instances are enough for a receiver that takes 40 ms for each of them."""
-    few, some = load.first(20 if size.quick else 60), load.part(_STOCK_SHARE)
+    few, some = load.first(20 if size.quick else 60), load.part(1 if size.quick else _STOCK_SHARE)
     for client in (peers.dcmsend, peers.storescu):
         runs: dict[str, list[float]] = {}
         for _ in range(size.runs):
