@@ -79,7 +79,9 @@ class Installation:
             self.wait_for_receiver()
 
     def wait_for_receiver(self) -> None:
-        wait_until(lambda: listens(self.port), f"the receiver listens; its log:\n{self.log()[-2000:]}")
+        """Wait until the port is open; a service that ended instead is an error that says why."""
+        wait_until(lambda: listens(self.port) or self._ended(), "the receiver listens")
+        self.check_alive()
 
     def pid(self, service: str) -> int:
         return self._processes[service].pid
@@ -105,8 +107,10 @@ class Installation:
 
     def check_alive(self) -> None:
         """Every service that was started and not stopped still runs."""
-        ended = {name: process.returncode for name, process in self._processes.items() if process.poll() is not None}
-        assert not ended, f"ended by themselves: {ended}\n{self.log()[-3000:]}"
+        assert not self._ended(), f"ended by themselves: {self._ended()}\n{self.log()[-3000:]}"
+
+    def _ended(self) -> dict[str, int]:
+        return {name: process.returncode for name, process in self._processes.items() if process.poll() is not None}
 
     def log(self) -> str:
         """What all services have said."""

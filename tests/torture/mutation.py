@@ -134,7 +134,7 @@ def acceptances() -> tuple[bytes, ...]:
 @cache
 def commands() -> tuple[bytes, ...]:
     """Command sets."""
-    action = {
+    action: dict[int, int | str | bytes] = {
         dimse.REQUESTED_SOP_CLASS_UID: uids.STORAGE_COMMITMENT_PUSH_MODEL,
         dimse.COMMAND_FIELD: int(dimse.Command.N_ACTION_RQ),
         dimse.MESSAGE_ID: 3,

@@ -62,7 +62,10 @@ class Worker:
     def run(self) -> None:
         """Serve until the receiver says stop or is gone."""
         while True:
-            data, descriptors, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 4)
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 4)
+            except ConnectionResetError:  # the receiver died before it had read all that we told it
+                return
             if not data:
                 return
             message = json.loads(data)

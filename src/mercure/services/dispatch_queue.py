@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from mercure.core.errors import SpoolError
 from mercure.core.scheduling import Candidate, WaitingLine, pick
@@ -157,6 +158,8 @@ class DispatchQueue:
         if not_before > 0.0:
             self._line(unit.target).remove(unit.job_id)
             self._times[unit] = not_before
+            # It has had its turn: when its time comes, it goes behind those that have waited since before that.
+            candidate = replace(candidate, created_at=datetime.fromtimestamp(not_before, UTC))
             heapq.heappush(self._delayed, (not_before, next(self._sequence), unit, candidate))
         else:
             self._times.pop(unit, None)
