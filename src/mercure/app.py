@@ -61,7 +61,13 @@ def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
     return tuple(
         _routing_rule(usable[name], loaded.config)
         if name in usable
-        else RoutingRule(name, None, broken=loaded.broken_rules[name])
+        else RoutingRule(
+            name,
+            None,
+            broken=loaded.broken_rules[name],
+            disabled=name in loaded.disabled_broken_rules,
+            fallback=name in loaded.fallback_broken_rules,
+        )
         for name in dict.fromkeys(loaded.rule_names)
     )
 

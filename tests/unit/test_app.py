@@ -17,6 +17,9 @@ from mercure.config.load import Loaded, parse
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError, SpoolError
 from mercure.core.events import EventKind
+from mercure.core.plan import make_plan
+from mercure.core.stages import Stage
+from mercure.core.tags import Tags
 from mercure.core.task import Priority
 from mercure.dicom.worker_settings import PeerPort
 from mercure.journal.reader import JournalReader
@@ -74,6 +77,22 @@ def test_rules_keep_their_order_and_a_broken_one_stays_in() -> None:
     assert (by_name["three"].disabled, by_name["three"].fallback) == (True, True)
     assert by_name["four"].expression is None
     assert by_name["four"].broken
+
+
+def test_a_broken_rule_that_is_disabled_puts_nothing_into_error() -> None:
+    rules = [
+        {"name": "off", "condition": "(", "target": "pacs", "disabled": True},
+        {"name": "last", "condition": "(", "target": "pacs", "fallback": True},
+        {"name": "ct", "condition": "@Modality@ == 'CT'", "target": "pacs"},
+    ]
+    found = loaded(rules=rules, targets={"pacs": PACS})
+    plan = make_plan(Tags({"Modality": "CT"}), app.routing_rules(found), app.target_states(found))
+    assert [job.stage for job in plan.jobs] == [Stage.OUTGOING]
+    plan = make_plan(Tags({"Modality": "MR"}), app.routing_rules(found), app.target_states(found))
+    assert [job.stage for job in plan.jobs] == [Stage.ERROR], "the broken fallback might have taken it"
+    found = loaded(rules=rules[:1], targets={"pacs": PACS})
+    plan = make_plan(Tags({"Modality": "CT"}), app.routing_rules(found), app.target_states(found))
+    assert [job.stage for job in plan.jobs] == [Stage.DISCARD]
 
 
 def test_the_guides_form_of_a_processing_rule_names_its_module_by_the_target() -> None:

@@ -6,13 +6,14 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from mercure.config import flat
+from mercure.config import flat, folders
 from mercure.config.json_text import JsonPath
 from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text, schema_failures, unknown_key
 from mercure.config.references import doubts, unresolved
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config
-from mercure.config.targets import KINDS, TargetBase, target_kind
+from mercure.config.sections import MercureSection
+from mercure.config.targets import KINDS, FolderTarget, TargetBase, target_kind
 from mercure.config.values import EntryName
 from mercure.core.errors import ExpressionError
 from mercure.core.rules import Expression
@@ -22,6 +23,9 @@ ENTRIES: Final = ("targets", "rules", "modules")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 _entry_name: TypeAdapter[str] = TypeAdapter(EntryName)
+_truth: TypeAdapter[bool] = TypeAdapter(bool)
+_SENTENCES: Final = ("is ", "must", "has ", "cannot ", "lies ")
+"""How messages begin that go on from the name of a key."""
 
 
 @dataclass
@@ -37,6 +41,9 @@ class Builder:
     broken: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in ENTRIES})
     rule_names: list[str] = field(default_factory=list)
     """All rules in the order of the file, those that were set aside included."""
+    disabled_broken_rules: set[str] = field(default_factory=set)
+    fallback_broken_rules: set[str] = field(default_factory=set)
+    _stages: MercureSection = field(default_factory=MercureSection)
     _reasons: dict[JsonPath, list[str]] = field(default_factory=dict)
     _is_fatal: bool = False
 
@@ -45,6 +52,8 @@ class Builder:
         for path, message in self.translation.failures if self.translation else ():
             self._fail(path, message)
         sections = self._sections(nested)
+        self._stages = sections.get("mercure", self._stages)
+        self._check_folders()
         targets = self._named("targets", nested.get("targets", {}))
         rules = self._rules(nested.get("rules", []))
         modules = self._named("modules", nested.get("modules", {}))
@@ -64,6 +73,12 @@ class Builder:
             if isinstance(model, type) and issubclass(model, BaseModel):
                 made[name] = self._checked(model, nested[name], (name,), flat.OURS_BY_FLAT_NAME)
         return {name: section for name, section in made.items() if section is not None}
+
+    def _check_folders(self) -> None:
+        for name, how, other in folders.overlaps(self._stages):
+            keys = {one: ("mercure", f"{one}_folder") for one in (name, other)}
+            where = {one: f"{path_text(self._shown(key))} ({self._stages.folder(one)})" for one, key in keys.items()}
+            self._fail(keys[name], f"{how} that of {where[other]}; each stage needs a folder of its own")
 
     def _named(self, collection: Literal["targets", "modules"], entries: Any) -> dict[str, Any]:
         if not isinstance(entries, dict):
@@ -89,7 +104,9 @@ class Builder:
     def _target(self, entry: Any, path: JsonPath) -> TargetBase | None:
         kind = target_kind(entry)
         if kind in KINDS:
-            return self._checked(KINDS[kind], entry, path, flat.entry_names("targets"))
+            target = self._checked(KINDS[kind], entry, path, flat.entry_names("targets"))
+            self._check_outside(target, path)
+            return target
         kinds = ", ".join(KINDS)
         if not isinstance(entry, dict):
             self._fail(path, "must be an object")
@@ -98,6 +115,12 @@ class Builder:
         else:
             self._fail((*path, "target_type"), f"is none of {kinds}")
         return None
+
+    def _check_outside(self, target: TargetBase | None, path: JsonPath) -> None:
+        """Refuse a folder target in a stage: what it gets would be taken for jobs and series there."""
+        if isinstance(target, FolderTarget) and (stage := folders.stage_around(target.folder, self._stages)):
+            key = path_text(self._shown(("mercure", f"{stage}_folder")))
+            self._fail((*path, "folder"), f"lies in the folder of {key} ({self._stages.folder(stage)})")
 
     def _rules(self, entries: Any) -> dict[int, Rule]:
         """Return the good rules by their place in the file."""
@@ -110,7 +133,7 @@ class Builder:
             path = ("rules", index)
             found = self._checked(Rule, entry, path, flat.entry_names("rules"))
             if found is not None and names.count(found.name) > 1:
-                self._fail((*path, "name"), "another rule has the same name")
+                self._fail((*path, "name"), "is the name of another rule, too")
             if found is not None:
                 self._check_condition(found.condition, path)
             label = str(names[index] if isinstance(names[index], str) else path_text(path))
@@ -119,13 +142,22 @@ class Builder:
                 self.broken["rules"][label] = "; ".join(self._reasons[path])
             elif found is not None:
                 made[index] = found
+        self.disabled_broken_rules = self._broken_with("disabled", entries)
+        self.fallback_broken_rules = self._broken_with("fallback", entries)
         return made
+
+    def _broken_with(self, flag: str, entries: list[Any]) -> set[str]:
+        """Return the broken rules whose every entry has a flag that can be read, and is true."""
+        flags: dict[str, list[bool]] = {}
+        for label, entry in zip(self.rule_names, entries, strict=True):
+            flags.setdefault(label, []).append(_is_set(entry, flag))
+        return {label for label in self.broken["rules"] if all(flags[label])}
 
     def _check_condition(self, condition: str, path: JsonPath) -> None:
         try:
             Expression.parse(condition)
         except ExpressionError as error:
-            self._fail((*path, "condition"), str(error))
+            self._fail((*path, "condition"), f"cannot be read: {error}")
 
     def _checked(
         self, model: type[_Model], value: Any, path: JsonPath, elsewhere: Mapping[str, str] | None = None
@@ -143,7 +175,8 @@ class Builder:
         self._report(path, message, "error", "schema")
         if len(path) > 1 and path[0] in ENTRIES:
             inner = path_text(self._shown(path)[2:])
-            self._reasons.setdefault(path[:2], []).append(f"{inner} {message}" if inner else message)
+            link = " " if message.startswith(_SENTENCES) else ": "
+            self._reasons.setdefault(path[:2], []).append(f"{inner}{link}{message}" if inner else message)
         else:
             self._is_fatal = True
 
@@ -163,3 +196,10 @@ class Builder:
 
     def _shown(self, path: JsonPath) -> JsonPath:
         return self.translation.origin(path) if self.translation else path
+
+
+def _is_set(entry: Any, flag: str) -> bool:
+    try:
+        return isinstance(entry, dict) and _truth.validate_python(entry.get(flag, False))
+    except ValidationError:
+        return False

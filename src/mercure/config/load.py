@@ -39,6 +39,10 @@ class Loaded:
     broken_modules: Mapping[str, str]
     rule_names: tuple[str, ...] = ()
     """All rules in the order of the file, those that were set aside included."""
+    disabled_broken_rules: frozenset[str] = frozenset()
+    """Broken rules that are switched off all the same: they take nothing, and nothing has to wait for them."""
+    fallback_broken_rules: frozenset[str] = frozenset()
+    """Broken rules that are asked only when no other takes the series."""
 
     @property
     def schema_errors(self) -> tuple[Problem, ...]:
@@ -78,6 +82,8 @@ def parse(text: bytes | str, *, environment: Mapping[str, str] = os.environ) -> 
         broken_targets=builder.broken["targets"],
         broken_modules=builder.broken["modules"],
         rule_names=tuple(builder.rule_names),
+        disabled_broken_rules=frozenset(builder.disabled_broken_rules),
+        fallback_broken_rules=frozenset(builder.fallback_broken_rules),
     )
 
 

@@ -119,8 +119,8 @@ def test_one_bad_rule_is_set_aside_with_its_reason_and_the_rest_works() -> None:
     loaded = _loaded(good(rules=rules))
     assert [rule.name for rule in loaded.config.rules] == ["good", "also good"]
     assert loaded.broken_rules == {
-        "typo": "acton unknown key; did you mean action?",
-        "rules[2]": "name is missing; condition is missing; nme unknown key; did you mean name?",
+        "typo": "acton: unknown key; did you mean action?",
+        "rules[2]": "name is missing; condition is missing; nme: unknown key; did you mean name?",
         "rules[3]": "must be an object",
     }
     problem = _at(loaded, "rules[1].acton")
@@ -136,10 +136,42 @@ def test_a_rule_with_a_bad_expression_is_set_aside() -> None:
     assert [rule.name for rule in loaded.config.rules] == ["good"]
 
 
+def test_what_is_wrong_with_an_expression_is_said_in_a_sentence() -> None:
+    flat = {"port": 11112, "rules": {"assign": {"rule": "tags.Modality = 'CT'", "target": "a"}}}
+    reason = _loaded(flat).broken_rules["assign"]
+    assert reason.startswith("rule cannot be read: a rule cannot assign; use == to compare (column ")
+
+
+@pytest.mark.parametrize("form", ["nested", "flat"])
+def test_a_broken_rule_keeps_whether_it_is_disabled_or_a_fallback(form: str) -> None:
+    bad: dict[str, Any] = {
+        "off": {"disabled": True},
+        "last": {"fallback": "True"},
+        "both": {"disabled": "true", "fallback": 1},
+        "neither": {"disabled": False},
+        "unreadable": {"disabled": "perhaps", "fallback": []},
+        "silent": {},
+    }
+    if form == "flat":
+        loaded = _loaded({"port": 11112, "rules": {name: {"rule": "(", **more} for name, more in bad.items()}})
+    else:
+        loaded = _loaded({"rules": [{"name": name, "condition": "(", **more} for name, more in bad.items()]})
+    assert list(loaded.broken_rules) == list(bad)
+    assert loaded.disabled_broken_rules == {"off", "both"}
+    assert loaded.fallback_broken_rules == {"last", "both"}
+
+
+def test_of_two_rules_of_one_name_both_must_be_disabled_to_take_nothing() -> None:
+    loaded = _loaded(good(rules=[route("a", disabled=True), route("a"), route("b", disabled=True), 7]))
+    assert loaded.disabled_broken_rules == set()
+    loaded = _loaded(good(rules=[route("a", disabled=True), route("a", disabled=True)]))
+    assert loaded.disabled_broken_rules == {"a"}
+
+
 def test_rules_of_one_name_are_all_set_aside() -> None:
     loaded = _loaded(good(rules=[route("a"), route("b"), route("a")]))
     assert [rule.name for rule in loaded.config.rules] == ["b"]
-    assert loaded.broken_rules == {"a": "name another rule has the same name"}
+    assert loaded.broken_rules == {"a": "name is the name of another rule, too"}
     assert [problem.path for problem in loaded.schema_errors] == ["rules[0].name", "rules[2].name"]
 
 
