@@ -12,6 +12,7 @@ from tests.sender import Caller, associate_rq, store
 
 from mercure.dicom import dimse, pdu
 
+_LATER = (dimse.OUT_OF_RESOURCES, dimse.PROCESSING_FAILURE)
 _PAUSE_SECONDS = 0.05
 """Between two attempts of a sender; a test that is over ends it at once."""
 
@@ -65,7 +66,7 @@ class Record:
 class Sender(threading.Thread):
     """Sends series after series; each instance again and again until its response says 0x0000.
 
-    0xA700 and a rejected association mean: later. Any other status is noted as refused, and not sent again.
+    0xA700, 0x0110 and a rejected association mean: later. After any other status an instance is not sent again.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Sender(threading.Thread):
                 self._record.acknowledged[uid] += 1
                 return False
             self._record.refused[status] += 1
-            return status == dimse.OUT_OF_RESOURCES
+            return status in _LATER
 
 
 def check(senders: Sequence[Sender]) -> None:
