@@ -65,7 +65,7 @@ class Running:
         self.receiver.configure(self.settings)
 
     def open_associations(self) -> int:
-        return sum(len(worker.connections) for worker in self.receiver._workers)
+        return sum(len(worker.connections) + len(worker.refused) for worker in self.receiver._workers)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def test_many_connections_at_once_are_never_more_than_a_bounded_number(tmp_path:
     with receiving(tmp_path, maximum_associations=1) as running:
         connections = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(80)]
         try:
-            wait_until(lambda: running.open_associations() == 65, "one, and those that are told so")
+            wait_until(lambda: running.open_associations() == 5, "one, and those that are told so")
             last = connections[-1]
             last.settimeout(30)
             assert last.recv(1) == b"", "the rest is closed"
@@ -257,7 +257,7 @@ def test_the_address_changes_and_the_port_stays(tmp_path: Path) -> None:
         assert running.port == port
         assert answer(port) == "accepted"
         running.change(host="192.0.2.1")  # not an address of this machine
-        wait_until(lambda: running.receiver._settings.host == "192.0.2.1", "the change is seen")
+        wait_until(lambda: running.receiver._wanted.host == "192.0.2.1", "the change is seen")
         assert answer(port) == "accepted"
 
 
@@ -387,3 +387,29 @@ def test_a_worker_without_a_data_folder_waits_for_it(tmp_path: Path) -> None:
         os.rename(tmp_path / "aside", running.layout.incoming)
         assert answer(running.port) == "accepted"
         assert len(running.pids) == 1
+
+
+def test_connections_that_may_not_call_take_no_place_from_those_that_may(tmp_path: Path) -> None:
+    with receiving(tmp_path, maximum_associations=3, networks=(ipaddress.ip_network("127.0.0.1/32"),)) as running:
+        idle = []
+        try:
+            for _ in range(80):
+                connection = socket.create_connection(
+                    ("127.0.0.1", running.port), timeout=10, source_address=("127.0.0.2", 0)
+                )
+                idle.append(connection)
+            assert answer(running.port, called_ae="OURS") == "accepted"
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_a_port_that_was_taken_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mercure.services.receiver._PORTS_AGAIN_SECONDS", 0.2)
+    with receiving(tmp_path) as running, socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        running.change(port=taken)
+        wait_until(lambda: answer(running.port, called_ae="OURS") == "accepted", "the receiver stays where it is")
+        other.close()
+        wait_until(lambda: running.receiver.ports == (taken,), "the receiver has moved")
+        assert answer(taken, called_ae="OURS") == "accepted"

@@ -158,6 +158,8 @@ class DeliveryRun:
     def _verdict(self, total: int) -> TransientError | PermanentError | None:
         """Judge by the ledger, never by the absence of an error (D10)."""
         active, name = self.active, self.target_name
+        if not total:
+            return PermanentError("the job holds no instance")
         deferred = active.results(name, Outcome.DEFERRED)
         refused = active.results(name, Outcome.REFUSED)
         silent = len(active.outstanding(name)) - len(deferred) - len(refused)

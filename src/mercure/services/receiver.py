@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mercure.core.errors import SpoolError
@@ -34,8 +34,11 @@ _RETIRE_SECONDS = 3600.0
 """What the associations of a worker that is not wanted any more may take to end."""
 
 _BACKLOG = 256
-_OVERFLOW = 64
-"""Connections beyond the limits that are still told so in DICOM; more are just closed."""
+_REFUSED_PER_PEER = 4
+"""Connections of one address that are told at the same time that the limits are reached; more are just closed."""
+
+_REFUSED = 64
+_PORTS_AGAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class _WorkerProcess:
     process: subprocess.Popen[bytes]
     control: socket.socket
     connections: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    """Connections that are only told that they are refused; they count against no limit."""
     is_retiring: bool = False
 
 
@@ -71,14 +76,19 @@ class Receiver:
         *,
         on_association: Callable[[dict[str, Any]], None] = lambda _report: None,
         on_recovered: Callable[[int], None] = lambda _count: None,
+        on_end: Callable[[str, str], None] = lambda _peer, _how: None,
     ) -> None:
         """Prepare; nothing listens yet."""
         self._settings = settings
+        self._wanted = settings
         self._on_association = on_association
         self._on_recovered = on_recovered
+        self._on_end = on_end
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._next: ReceiverSettings | None = None
+        self._next_lock = threading.Lock()
+        self._ports_again_at: float | None = None
         self._listeners: dict[socket.socket, bool] = {}
         self._workers: list[_WorkerProcess] = []
         self._missing_since: list[float] = []
@@ -88,7 +98,8 @@ class Receiver:
 
     def configure(self, settings: ReceiverSettings) -> None:
         """Take new settings soon; open associations go on."""
-        self._next = settings
+        with self._next_lock:
+            self._next = settings
         self.wake()
 
     def wake(self) -> None:
@@ -113,12 +124,15 @@ class Receiver:
                 self._close_all()
 
     def _turn(self) -> None:
-        wait = None if not self._missing_since else _RESTART_SECONDS / 2
+        wait = _RESTART_SECONDS / 2 if self._missing_since or self._ports_again_at is not None else None
         for key, _mask in self._selector.select(wait):
             key.data(key.fileobj)
-        if self._next:
+        with self._next_lock:
             settings, self._next = self._next, None
+        if settings:
             self._apply(settings)
+        elif self._ports_again_at is not None and time.monotonic() >= self._ports_again_at:
+            self._apply(self._wanted)
         while self._missing_since and time.monotonic() - self._missing_since[0] >= _RESTART_SECONDS:
             self._missing_since.pop(0)
             self._match_workers()
@@ -151,20 +165,34 @@ class Receiver:
         with connection:
             connection.setblocking(True)
             peer = plain_address(address[0])
-            worker = min(self._employed(), key=lambda each: len(each.connections), default=None)
-            refusal = self._refusal(peer)
-            total = sum(len(each.connections) for each in self._workers)
-            if worker is None or total >= self._settings.maximum_associations + _OVERFLOW:
-                return
-            self._number += 1
-            message = {"connection": self._number, "peer": peer, "tls": tls, "refuse": refusal}
-            with contextlib.suppress(OSError):  # a worker that died is seen by its control socket
-                socket.send_fds(worker.control, [json.dumps(message).encode()], [connection.fileno()])
-                worker.connections[self._number] = peer
+            self._hand_over(connection, peer, tls=tls)
+
+    def _hand_over(self, connection: socket.socket, peer: str, *, tls: bool) -> None:
+        """Give a connection to the least loaded worker, to be served or to be told that the limits are reached."""
+        worker = min(self._employed(), key=lambda each: len(each.connections), default=None)
+        if worker is None:
+            return
+        refusal = self._refusal(peer)
+        if refusal and not self._may_be_told(peer):
+            self._on_end(peer, f"closed ({refusal}): too many connections")
+            return
+        self._number += 1
+        message = {"connection": self._number, "peer": peer, "tls": tls, "refuse": refusal}
+        with contextlib.suppress(OSError):  # a worker that died is seen by its control socket
+            socket.send_fds(worker.control, [json.dumps(message).encode()], [connection.fileno()], socket.MSG_DONTWAIT)
+            (worker.refused if refusal else worker.connections)[self._number] = peer
+
+    def _is_allowed(self, peer: str) -> bool:
+        networks = self._settings.networks
+        return not networks or any(ipaddress.ip_address(peer) in network for network in networks)
+
+    def _may_be_told(self, peer: str) -> bool:
+        refused = Counter(known for worker in self._workers for known in worker.refused.values())
+        return refused[peer] < _REFUSED_PER_PEER and refused.total() < _REFUSED
 
     def _refusal(self, peer: str) -> str:
         settings = self._settings
-        if settings.networks and not any(ipaddress.ip_address(peer) in network for network in settings.networks):
+        if not self._is_allowed(peer):
             return "network"
         counts = Counter(peer for worker in self._workers for peer in worker.connections.values())
         if counts.total() >= settings.maximum_associations or counts[peer] >= settings.maximum_associations_per_peer:
@@ -186,8 +214,8 @@ class Receiver:
 
     @staticmethod
     def _tell(worker: _WorkerProcess, settings: ReceiverSettings) -> None:
-        with contextlib.suppress(OSError):
-            worker.control.send(b'{"settings":' + settings.worker.encode() + b"}")
+        with contextlib.suppress(OSError):  # a full socket is that of a worker that has stopped; it will be buried
+            worker.control.send(b'{"settings":' + settings.worker.encode() + b"}", socket.MSG_DONTWAIT)
 
     def _hear(self, worker: _WorkerProcess) -> None:
         try:
@@ -199,7 +227,8 @@ class Receiver:
             return
         message = json.loads(data)
         if "ended" in message:
-            worker.connections.pop(message["ended"], None)
+            peer = worker.connections.pop(message["ended"], "") or worker.refused.pop(message["ended"], "")
+            self._on_end(peer, str(message.get("how", "")))
         elif "association" in message:
             self._on_association(message["association"])
         elif "recovered" in message:
@@ -233,27 +262,34 @@ class Receiver:
 
     def _apply(self, settings: ReceiverSettings) -> None:
         """Change over: new ports are opened before old ones are closed, so that a bad port changes nothing."""
-        old, self._settings = self._settings, settings
+        old, self._wanted = self._settings, settings
+        self._ports_again_at = None
         if (old.host, old.port, old.tls_port) != (settings.host, settings.port, settings.tls_port):
-            self._change_listeners(old, settings)
-        for worker in self._workers:
+            try:
+                self._change_listeners(old, settings)
+            except SpoolError as error:
+                log.error("the receiver stays where it is, and tries again: %s", error)  # noqa: TRY400
+                self._ports_again_at = time.monotonic() + _PORTS_AGAIN_SECONDS
+                settings = replace(settings, host=old.host, port=old.port, tls_port=old.tls_port)
+        self._settings = settings
+        for worker in self._employed():
             self._tell(worker, settings)
         self._match_workers()
 
     def _change_listeners(self, old: ReceiverSettings, new: ReceiverSettings) -> None:
+        """Open the new ports and close the old ones. Raises `SpoolError` when the old ones are in use still."""
         kept = {listener.getsockname()[1]: listener for listener in self._listeners} if old.host == new.host else {}
         try:
             wanted = self._open_ports(new, kept)
-        except SpoolError as error:
+        except SpoolError:
             if old.host == new.host or not {old.port, old.tls_port} & {new.port, new.tls_port} - {None}:
-                log.error("the receiver stays where it is: %s", error)  # noqa: TRY400
-                return
+                raise
             self._close_listeners()  # the same port on another address: only one of them at a time
             try:
                 wanted = self._open_ports(new, {})
-            except SpoolError as again:
-                log.error("the receiver stays where it is: %s", again)  # noqa: TRY400
-                wanted = self._open_ports(old, {})
+            except SpoolError:
+                self._listen_to(self._open_ports(old, {}))
+                raise
         self._listen_to(wanted)
 
     @staticmethod

@@ -261,6 +261,9 @@ class Router:
         if stored is None:
             contents = sealed.contents()
             if contents is None or not contents.instances:
+                if sealed.earlier_job():
+                    # Made so from outside: kept where it is, and said again and again.
+                    raise SpoolError("a job that is to be routed again holds no instance; it stays in .sealed/")
                 sealed.remove()
                 return
             jobs, plan = self._plan(sealed, contents)

@@ -37,6 +37,7 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
         if job.fail_stage is FailStage.RECEIVING:
             raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
         if job.fail_stage is FailStage.ROUTING:
+            _check_instances(job)
             _route_again(layout, taken, now)
             return "is routed again with the rules of now"
         if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
@@ -118,6 +119,11 @@ def _all_due(job: Job, now: datetime) -> Job:
         for delivery in job.deliveries
     )
     return replace(job, deliveries=deliveries)
+
+
+def _check_instances(job: Job) -> None:
+    if not job.instances:
+        raise SpoolError("the job holds no instance; nothing of it can be sent")
 
 
 def _route_again(layout: Layout, taken: Claim, now: datetime) -> None:

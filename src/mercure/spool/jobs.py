@@ -40,11 +40,27 @@ class Claim:
         return self.folder / names.RECEIVED
 
     def read(self) -> Job:
-        """Read `task.json`. Raises `SpoolError` when it is not valid."""
+        """Read `task.json`. Raises `SpoolError` when it is not valid, `OSError` when the folder cannot be used.
+
+        A job of an existing installation names no instances and holds them beside `task.json`: they are taken over.
+        """
         job = read_task(self.folder)
         if job.id != self.id:
             raise SpoolError("task.json belongs to another job")
-        return job
+        return job if job.instances else replace(job, instances=self._adopt())
+
+    def _adopt(self) -> tuple[str, ...]:
+        """Move instances that lie in the folder itself to `received/`, and return the names of all of them."""
+        loose = [entry.name for entry in os.scandir(self.folder) if _is_instance(entry)]
+        if loose:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.received, 0o750)
+            for name in loose:
+                os.rename(self.folder / name, self.received / name)
+        try:
+            return tuple(sorted(entry.name for entry in os.scandir(self.received) if _is_instance(entry)))
+        except FileNotFoundError:
+            return ()
 
     def is_cancelled(self) -> bool:
         """Whether an operator wants this job to stop."""
@@ -86,10 +102,7 @@ class Claim:
         """
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.folder / names.TASK_FILE, self.folder / "task.json.unreadable")
-        instances: tuple[str, ...] = ()
-        with contextlib.suppress(OSError):
-            instances = tuple(sorted(name for name in os.listdir(self.received) if name.endswith(".dcm")))
-        job = Job(self.id, "none", SeriesInfo(), at, instances)
+        job = Job(self.id, "none", SeriesInfo(), at, self._adopt())
         self.fail(job, FailStage.ROUTING, reason, at)
 
     def close(self) -> None:
@@ -139,6 +152,10 @@ def job_ids(layout: Layout, stage: Stage) -> Iterator[str]:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name != names.HOLD_FILE and _is_folder(entry):
                 yield entry.name
+
+
+def _is_instance(entry: "os.DirEntry[str]") -> bool:
+    return entry.name.endswith(".dcm") and not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

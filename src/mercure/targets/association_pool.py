@@ -29,20 +29,29 @@ class AssociationPool:
     def take(self, peer: Peer, kinds: Iterable[Kind]) -> StoreAssociation | None:
         """Return an open association with this peer, to which all these kinds were proposed, or None.
 
-        The caller owns it then. It may still turn out to be dead: a peer can end it at any moment.
+        The caller owns it then. It may still turn out to be dead: a peer can end it at any moment. With None, those that
+        are kept for other kinds are released first: many a peer serves one association at a time, and would let the
+        new one wait until the kept one is over.
         """
         wanted = frozenset(kinds)
         unusable = []
+        others = []
         try:
             with self._lock:
                 for kept in list(self._kept):
                     association = kept.association
-                    if association.association.peer != peer or not wanted <= association.kinds:
+                    if association.association.peer != peer:
+                        continue
+                    if not wanted <= association.kinds:
+                        others.append(kept)
                         continue
                     self._kept.remove(kept)
                     if association.association.is_quiet:
                         return association
                     unusable.append(association)
+                self._kept = [kept for kept in self._kept if kept not in others]
+            for kept in others:
+                kept.association.association.release()
         finally:
             for association in unusable:
                 association.association.abort()

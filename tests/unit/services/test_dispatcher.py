@@ -776,3 +776,27 @@ def test_no_log_line_and_no_event_names_a_patient(
     desk.settle()
     told = caplog.text + json.dumps([event.to_json() for event in desk.events.events])
     assert not any(word in told for word in ("DOE", "PID-77", "ACC-88"))
+
+
+def test_a_job_of_an_existing_installation_is_delivered(layout: Layout, series: BuiltSeries, tmp_path: Path) -> None:
+    old = layout.outgoing / "4f1c-old"
+    old.mkdir()
+    for path in series.files:
+        (old / path.name).write_bytes(path.read_bytes())
+    status = {"archive": {"state": "waiting", "time": None}}
+    info = {"action": "route", "uid": "1.2", "uid_type": "series", "triggered_rules": {"r": True}}
+    task = {"id": "4f1c-old", "info": info, "dispatch": {"target_name": ["archive"], "status": status}}
+    (old / "task.json").write_text(json.dumps(task))
+    desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
+    desk.until(lambda: (layout.success / "4f1c-old").is_dir(), "the job has ended")
+    assert len(list((tmp_path / "targets/archive/4f1c-old").glob("*.dcm"))) == len(series.files)
+
+
+def test_a_job_without_instances_is_no_success(layout: Layout, series: BuiltSeries, tmp_path: Path) -> None:
+    job = make_job(layout, series, "archive")
+    for path in (layout.outgoing / job.id / names.RECEIVED).glob("*.dcm"):
+        path.unlink()
+    write_task(layout.outgoing / job.id, replace(job, instances=()))
+    desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
+    desk.until(lambda: (layout.error / job.id).is_dir(), "the job has ended")
+    assert "holds no instance" in (layout.error / job.id / names.ERROR_LOG).read_text()

@@ -254,3 +254,38 @@ def test_a_read_only_data_folder_is_an_error_and_changes_nothing(tmp_path: Path,
         with read_only(disk), pytest.raises(OSError, match="Read-only"):
             claim(layout, Stage.OUTGOING, job.id)
         assert stages_of(layout, job.id) == [Stage.OUTGOING]
+
+
+def old_layout_job(layout: Layout, stage: Stage, series: BuiltSeries, task: str | None = None) -> Path:
+    """A job as existing installations leave it: instances beside `task.json`, which does not name them."""
+    folder = layout.stage(stage) / "4f1c-old"
+    folder.mkdir()
+    for path in series.files:
+        (folder / path.name).write_bytes(path.read_bytes())
+    content = {
+        "id": "4f1c-old",
+        "info": {"action": "route", "uid": "1.2", "uid_type": "series", "triggered_rules": {"r": True}},
+        "dispatch": {"target_name": ["archive"], "status": {"archive": {"state": "waiting", "time": None}}},
+    }
+    (folder / "task.json").write_text(json.dumps(content) if task is None else task)
+    return folder
+
+
+def test_a_job_of_an_existing_installation_keeps_its_instances(layout: Layout, series: BuiltSeries) -> None:
+    old_layout_job(layout, Stage.OUTGOING, series)
+    taken = claimed(layout, "4f1c-old")
+    job = taken.read()
+    assert list(job.instances) == sorted(path.name for path in series.files)
+    assert sorted(path.name for path in taken.received.iterdir()) == list(job.instances)
+    assert taken.read().instances == job.instances, "again after a crash"
+    taken.close()
+
+
+def test_a_damaged_job_of_an_existing_installation_keeps_its_instances_in_error(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    old_layout_job(layout, Stage.OUTGOING, series, task="{")
+    taken = claimed(layout, "4f1c-old")
+    taken.fail_unreadable("task.json is no JSON", NOW)
+    assert len(read_task(layout.error / "4f1c-old").instances) == len(series.files)
+    assert len(list((layout.error / "4f1c-old" / "received").glob("*.dcm"))) == len(series.files)

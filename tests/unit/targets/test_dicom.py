@@ -217,9 +217,9 @@ def test_an_association_is_not_used_for_another_peer_or_for_kinds_it_does_not_kn
         target.send(parcel, Ledger())
         peer = Peer("127.0.0.1", server.port, "X", response_timeout_seconds=60.0)
 
-        assert target._pool.take(peer, [("1.2.3", builders.EXPLICIT_LITTLE)]) is None
         assert target._pool.take(Peer("127.0.0.1", server.port, "Y"), []) is None
         kept = target._pool.take(peer, [])
         assert kept is not None
         target._pool.give(kept)
-        target.close()
+        assert target._pool.take(peer, [("1.2.3", builders.EXPLICIT_LITTLE)]) is None
+        assert target._pool.take(peer, []) is None, "released, so that a peer that serves one at a time takes the next"
