@@ -22,8 +22,17 @@ def with_secrets(edited: Any, config: Config) -> Any:
 
 
 def _unmasked(edited: Any, shown: Any, stored: Any) -> Any:
-    if edited == MASK and shown == MASK:
+    if isinstance(edited, str) and MASK in edited and edited == shown:
         return stored
     if isinstance(edited, dict) and isinstance(shown, dict):
         return {name: _unmasked(item, shown.get(name), stored.get(name)) for name, item in edited.items()}
+    if isinstance(edited, list) and isinstance(shown, list):
+        known = {_name_of(item, place): (item, stored[place]) for place, item in enumerate(shown)}
+        return [_unmasked(item, *known.get(_name_of(item, place), (None, None))) for place, item in enumerate(edited)]
     return edited
+
+
+def _name_of(item: Any, place: int) -> str | int:
+    """Return what an item of a list is known by: rules, which may have been moved, by their name."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else place

@@ -90,6 +90,7 @@ _TARGET_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "dummy": (),
 }  # fmt: skip
 _NEVER: Final = "False"
+_PORT: Final = 11112
 _EVERY_TARGET: Final = ("target_type", "contact", "comment", "direction")
 _TARGET_NAMES: Final = {
     "ip": "host",
@@ -216,8 +217,11 @@ def _put_value(made: Translation, name: str, ours: Place, value: Any) -> None:
         made.changes.append(f"retention (seconds) becomes {path_text(ours)} (days)")
     else:
         made.changes.append(f"{name} becomes {path_text(ours)}")
-    is_empty_secret = name == "influxdb_token" and value == ""
-    made.put(ours, (name,), None if is_empty_secret else value)
+    if name == "influxdb_token" and value == "":
+        value = None
+    elif name == "port" and value in (None, ""):
+        value = _PORT
+    made.put(ours, (name,), value)
 
 
 def _days(seconds: Any) -> Any:
@@ -253,6 +257,9 @@ def _put_targets(made: Translation, targets: dict[str, Any]) -> None:
             own = _TARGET_KEYS.get(kind, ()) if isinstance(kind, str) else ()
             kept = {key: item for key, item in value.items() if not (key == "aet_source" and item == "")}
             if own or kind == "dummy":
+                if kind in ("dicom", "dicomtls") and value.get("port", 0) in (None, ""):
+                    kept["port"] = _PORT
+                    made.changes.append(f"{path_text((*path, 'port'))} is empty: it becomes {_PORT}, as it was before")
                 made.nested["targets"][name] = _renamed(made, path, path, kept, (*_EVERY_TARGET, *own))
 
 

@@ -100,5 +100,4 @@ class DispatcherSection(Frozen):
     connect_timeout: Seconds = key(10.0, "Wait for a connection, seconds; 0: no end.")
     response_timeout: Seconds = key(60.0, "Wait for an answer of the target, seconds; 0: no end.")
     associations_idle_seconds: Seconds = key(1.0, "How long an association stays open for the next job, seconds.")
-    maximum_pdu_size: PduSize = key(262144, "Largest PDU that we accept from a target, bytes.")
     calling_ae_title: AETitle = key("MERCURE", "Our AE title where the target says nothing else.")

@@ -3,7 +3,8 @@
 None of it makes an entry unusable: the rule stays, and what it takes waits where it can be seen.
 """
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from mercure.config.json_text import JsonPath
 from mercure.config.rules import Rule
 from mercure.config.schema import Config
 from mercure.config.secrets import Secret
+from mercure.config.targets import DicomBase
 
 _PLACEHOLDERS = ("generate_random_key_here", "BOOKKEEPER_TOKEN_PLACEHOLDER", "PutSomethingRandomHere")
 
@@ -26,18 +28,42 @@ class Doubt:
 
 
 def unresolved(config: Config, broken_targets: Mapping[str, str]) -> Iterator[Doubt]:
-    """Find what rules ask for and cannot get. For a disabled rule it is a warning."""
+    """Find what is asked for and cannot be had. For a rule that never takes anything it is a warning."""
     for index, rule in enumerate(config.rules):
         for name, message in _wants(rule, config, broken_targets):
-            severity: Literal["error", "warning"] = "warning" if rule.disabled else "error"
+            severity: Literal["error", "warning"] = "warning" if _never_fires(rule) else "error"
             yield Doubt(("rules", index, name), message, severity, "reference")
+    for name, target in config.targets.items():
+        reason = config.why_unusable(name)
+        if reason and isinstance(target, DicomBase) and not target.called_ae_title:
+            yield Doubt(("targets", name, "called_ae_title"), reason, "error", "reference")
+    yield from _unknown_tags(config.receiver.additional_tags)
+
+
+def _never_fires(rule: Rule) -> bool:
+    return rule.disabled or rule.condition.strip() == "False"
+
+
+def _unknown_tags(names: Iterable[str]) -> Iterator[Doubt]:
+    """Find tags that the dictionary does not know: rules would never see them."""
+    keywords = [name for name in names if "," not in name]
+    if not keywords:
+        return
+    from pydicom.datadict import keyword_dict  # noqa: PLC0415 - large, and hardly a file asks for it
+
+    for name in (name for name in keywords if name not in keyword_dict):
+        by_lower = {keyword.lower(): keyword for keyword in keyword_dict}
+        close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+        guess = f"; did you mean {by_lower[close[0]]}?" if close else "; write its number as gggg,eeee"
+        message = f"no DICOM dictionary has this keyword, so rules never see it{guess}"
+        yield Doubt(("receiver", "additional_tags", name), message, "error", "reference")
 
 
 def _wants(rule: Rule, config: Config, broken_targets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name in rule.target:
         if reason := _why_not(name, config, broken_targets):
             yield "target", f"{name!r}: {reason}"
-    if rule.action in ("route", "both") and not rule.target:
+    if rule.action in ("route", "both") and not rule.target and not _never_fires(rule):
         yield "target", f"the action {rule.action} needs a target"
     if rule.action in ("process", "both"):
         yield "action", f"the action {rule.action} is not built yet: no modules are run"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mercure.config.secrets import Secret
+from mercure.config.secrets import PrivateText, PrivateUrl, Secret
 from mercure.config.values import EntryNameOrEmpty, Frozen, JsonObject, Label, Names, Seconds, json_object, key
 
 Action = Literal["route", "both", "process", "discard", "notification"]
@@ -50,8 +50,8 @@ class Rule(Frozen):
     processing_settings: Settings = key({}, "Settings of the modules: one object for all, or a list with one for each.")
     processing_retain_images: bool = key(False, "Add the images that went into a module to its result.")
 
-    notification_webhook: str = key("", "URL that is told.")
-    notification_payload: str = key("", "Members of the JSON object that is sent, without its braces.")
+    notification_webhook: PrivateUrl = key("", "URL that is told.")
+    notification_payload: PrivateText = key("", "Members of the JSON object that is sent, without its braces.")
     notification_payload_body: str = key("", "Template of the text that the payload calls body.")
     notification_email: str = key("", "Addresses that get an e-mail, separated by commas.")
     notification_email_body: str = key("", "Template of the e-mail.")

@@ -25,6 +25,7 @@ from mercure.config.sections import (
 )
 from mercure.config.targets import (
     SENDER,
+    DicomBase,
     DicomTarget,
     DicomTlsTarget,
     DicomWebTarget,
@@ -47,6 +48,7 @@ __all__ = [
     "CleanerSection",
     "CommitmentPeer",
     "Config",
+    "DicomBase",
     "DicomTarget",
     "DicomTlsTarget",
     "DicomWebTarget",
@@ -106,6 +108,8 @@ class Config(Frozen):
             return f"targets of the type {found.target_type} are not built yet"
         if isinstance(found, DummyTarget) and not self.features.dummy_target:
             return "targets of the type dummy need features.dummy_target"
+        if isinstance(found, DicomBase) and not found.called_ae_title and not found.forward_called_ae_title:
+            return "it has no AE title to call: called_ae_title is empty, and forward_called_ae_title is not set"
         if found.direction == "pull":
             return "its direction is pull: nothing is sent to it"
         return None

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainSerializer, SerializationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -88,6 +88,47 @@ class Secret:
             for name in ("env", "file")
         ]
         return {"anyOf": [{"type": "string"}, *reference]}
+
+
+def mask_url(url: str) -> str:
+    """Return a URL without user, password and the values of its query; the rest of it stays."""
+    rest, mark, fragment = url.partition("#")
+    rest, asks, query = rest.partition("?")
+    scheme, slashes, rest = rest.partition("//") if "//" in rest else ("", "", rest)
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        authority = f"{MASK}@{authority.rpartition('@')[2]}"
+    return "".join((scheme, slashes, authority, slash, path, asks, _masked_query(query), mark, fragment and MASK))
+
+
+def _masked_query(query: str) -> str:
+    parts = (part.partition("=") for part in query.split("&")) if query else ()
+    return "&".join(f"{name}{equals}{MASK}" if equals else MASK for name, equals, _ in parts)
+
+
+def _not_masked(text: str) -> str:
+    if MASK in text:
+        raise ValueError(f"{MASK} stands for a hidden secret and is not one")
+    return text
+
+
+def _write_url(url: str, info: SerializationInfo) -> str:
+    return url if _is_plain(info) else mask_url(url)
+
+
+def _write_text(text: str, info: SerializationInfo) -> str:
+    return text if _is_plain(info) or not text else MASK
+
+
+def _is_plain(info: SerializationInfo) -> bool:
+    return isinstance(info.context, dict) and info.context.get("secrets") == "plain"
+
+
+PrivateUrl = Annotated[str, AfterValidator(_not_masked), PlainSerializer(_write_url, return_type=str)]
+"""A URL that may hold a password or a token: it is shown without them, and stored whole."""
+
+PrivateText = Annotated[str, AfterValidator(_not_masked), PlainSerializer(_write_text, return_type=str)]
+"""Text in which anything may be secret: it is never shown."""
 
 
 def _reference(source: Any, held: str) -> Secret:

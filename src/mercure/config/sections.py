@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mercure.config.secrets import Secret
+from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
     Cores,
     Count,
@@ -136,7 +136,9 @@ class MetricsSection(Frozen):
 
     graphite_host: HostOrEmpty = key("", "Host of a Graphite server; empty: none.")
     graphite_port: Port = key(2003, "Port of the Graphite server.")
-    influxdb_url: str = key("", "URL of an InfluxDB server, version 2; empty: none.", pattern=r"^(https?://\S+)?$")
+    influxdb_url: PrivateUrl = key(
+        "", "URL of an InfluxDB server, version 2; empty: none.", pattern=r"^(https?://\S+)?$"
+    )
     influxdb_token: Secret | None = key(None, "Token for InfluxDB; a secret.")
     influxdb_org: str = key("", "Organisation in InfluxDB.")
     influxdb_bucket: str = key("", "Bucket in InfluxDB.")

@@ -4,9 +4,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from mercure.config.secrets import Secret
+from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
     AETitle,
+    AETitleOrEmpty,
     CountOrZero,
     FilePath,
     Folder,
@@ -46,7 +47,9 @@ class DicomBase(TargetBase):
 
     host: Host = Field(description="Name or address of the node; sender: the address that sent the series.")
     port: Port = Field(description="Port of the node.")
-    called_ae_title: AETitle = Field(description="AE title of the node.")
+    called_ae_title: AETitleOrEmpty = Field(
+        description="AE title of the node; may be empty with forward_called_ae_title."
+    )
     calling_ae_title: AETitle | None = key(None, "Our AE title; null: calling_ae_title of dispatcher.")
     forward_calling_ae_title: bool = key(False, "Call with the AE title of the node that sent the series.")
     forward_called_ae_title: bool = key(False, "Call the AE title that the sender of the series called.")
@@ -87,7 +90,9 @@ class DicomWebTarget(TargetBase):
     usable: ClassVar[bool] = False
 
     target_type: Literal["dicomweb"] = Field(description="Tells the kind.")
-    url: str = Field(description="Base URL: http, https, or file for a folder.", pattern=r"^(https?://\S+|file:///.*)$")
+    url: PrivateUrl = Field(
+        description="Base URL: http, https, or file for a folder.", pattern=r"^(https?://\S+|file:///.*)$"
+    )
     qido_url_prefix: str | None = key(None, "Prefix of queries.")
     wado_url_prefix: str | None = key(None, "Prefix of retrievals.")
     stow_url_prefix: str | None = key(None, "Prefix of storing.")
@@ -128,7 +133,7 @@ class XnatTarget(TargetBase):
 
     target_type: Literal["xnat"] = Field(description="Tells the kind.")
     project_id: str = Field(description="Id of the project.", min_length=1)
-    host: str = Field(description="URL of the server.", pattern=r"^https?://\S+$")
+    host: PrivateUrl = Field(description="URL of the server.", pattern=r"^https?://\S+$")
     user: str = Field(description="User in XNAT.", min_length=1)
     password: Secret = Field(description="Password in XNAT; a secret.")
 

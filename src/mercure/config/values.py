@@ -53,6 +53,10 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def _ae_title_or_empty(value: str) -> str:
+    return _ae_title(value) if value.strip(" ") else ""
+
+
 def _host(value: str) -> str:
     if not _HOST.fullmatch(value):
         raise ValueError("must be a host name or an IP address, without port and path")
@@ -176,6 +180,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_number)
 PduSize = Annotated[int, Field(ge=4096, le=16 * 1024 * 1024), BeforeValidator(_number)]
 Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_number)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+AETitleOrEmpty = Annotated[str, AfterValidator(_ae_title_or_empty)]
 Host = Annotated[str, AfterValidator(_host)]
 HostOrEmpty = Annotated[str, AfterValidator(_host_or_empty)]
 IPAddress = Annotated[str, AfterValidator(_ip_address)]

@@ -1,7 +1,9 @@
 import copy
 import json
+from typing import Any
 
-from tests.unit.config.samples import FLAT, GEHEIM, text_of
+import pytest
+from tests.unit.config.samples import FLAT, GEHEIM, good, route, text_of
 
 from mercure.config.dump import dump, to_json, with_secrets
 from mercure.config.load import parse
@@ -41,10 +43,51 @@ def test_masks_in_an_edited_dump_become_the_secrets_again() -> None:
     edited = copy.deepcopy(dump(CONFIG))
     edited["targets"]["xnat"]["password"] = "new"
     edited["rules"][0]["comment"] = MASK
+    edited["rules"].reverse()
     edited["targets"]["another"] = edited["targets"]["sftp"]
     whole = with_secrets(edited, CONFIG)
     assert whole["targets"]["web"]["access_token"] == "web-Geheim"
     assert whole["modules"]["segment"]["environment"]["TOKEN"] == "module-Geheim"
     assert whole["targets"]["xnat"]["password"] == "new"
-    assert whole["rules"][0]["comment"] == MASK
+    assert whole["rules"][2]["comment"] == MASK
+    assert whole["rules"][2]["notification_payload"] == FLAT["rules"]["second_name_first"]["notification_payload"]
     assert whole["targets"]["another"]["password"] == MASK
+
+
+URLS = {
+    "https://hook.example.org/a/b": "https://hook.example.org/a/b",
+    "https://user:Geheim@hook.example.org/a": f"https://{MASK}@hook.example.org/a",
+    "https://Geheim@Geheim@h:8443?token=Geheim&x=Geheim": f"https://{MASK}@h:8443?token={MASK}&x={MASK}",
+    "https://h/p?Geheim#Geheim": f"https://h/p?{MASK}#{MASK}",
+    "no url?token=Geheim": f"no url?token={MASK}",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_is_shown_without_what_may_be_secret_in_it_and_stored_whole(url: str) -> None:
+    rule = route(notification_webhook=url, notification_payload="'key': 'Geheim'")
+    config = parse(text_of(good(rules=[rule])), environment={}).config
+    shown = dump(config)["rules"][0]
+    assert shown["notification_webhook"] == URLS[url]
+    assert shown["notification_payload"] == MASK
+    assert "Geheim" not in json.dumps(config.model_dump(mode="json"))
+    assert to_json(config)["rules"][0].get("notification_webhook", "") == url
+    assert parse(json.dumps(with_secrets(dump(config), config)), environment={}).config == config
+
+
+@pytest.mark.parametrize("section", ["xnat", "web", "metrics"])
+def test_other_urls_are_shown_in_the_same_way(section: str) -> None:
+    url = "https://u:Geheim@h/x"
+    targets: dict[str, Any] = {
+        "xnat": {"target_type": "xnat", "project_id": "p", "host": url, "user": "u", "password": "p"},
+        "web": {"target_type": "dicomweb", "url": url},
+    }
+    config = parse(text_of({"metrics": {"influxdb_url": url}, "targets": targets}), environment={}).config
+    shown = dump(config)[section] if section == "metrics" else dump(config)["targets"][section]
+    assert f"https://{MASK}@h/x" in shown.values()
+
+
+def test_a_masked_url_that_hides_nothing_known_is_refused() -> None:
+    loaded = parse(text_of(good(rules=[route(notification_webhook=f"https://{MASK}@h/")])), environment={})
+    assert "stands for a hidden secret" in loaded.broken_rules["ct"]

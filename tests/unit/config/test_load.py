@@ -94,6 +94,25 @@ def test_an_empty_flat_file_keeps_its_own_defaults() -> None:
     assert config.cleaner.min_free_space_gb == 0
 
 
+@pytest.mark.parametrize("empty", [None, ""])
+def test_empty_ports_and_ae_titles_of_existing_files_mean_what_they_did(empty: str | None) -> None:
+    node = {"target_type": "dicom", "ip": "h", "port": empty, "aet_target": "", "pass_receiver_aet": "True"}
+    loaded = _loaded({"port": empty, "targets": {"a": node}})
+    assert loaded.problems == ()
+    assert loaded.config.receiver.port == 11112
+    target = loaded.config.targets["a"]
+    assert isinstance(target, DicomTarget)
+    assert (target.port, target.called_ae_title, target.forward_called_ae_title) == (11112, "", True)
+    assert loaded.why_unusable("a") is None
+
+
+def test_an_empty_called_ae_title_of_an_existing_file_names_its_own_key() -> None:
+    node = {"target_type": "dicom", "ip": "h", "port": 104, "aet_target": ""}
+    loaded = _loaded({"port": 11112, "targets": {"a": node}})
+    assert loaded.broken_targets == {}
+    assert _at(loaded, "targets.a.aet_target").kind == "reference"
+
+
 @pytest.mark.parametrize(
     ("value", "form"),
     [

@@ -45,6 +45,43 @@ def test_several_targets_are_each_looked_at() -> None:
     assert [problem.message.partition(":")[0] for problem in _loaded(good(rules=[rule])).problems] == ["'a'", "'b'"]
 
 
+@pytest.mark.parametrize("rule", [{"disabled": True}, {"condition": "False"}])
+def test_a_rule_that_takes_nothing_needs_no_target(rule: dict[str, Any]) -> None:
+    assert _loaded({"rules": [route(target="", **rule)]}).problems == ()
+    assert _loaded({"rules": [route(target="")]}).problems != ()
+
+
+def test_rules_of_existing_files_without_text_or_target_are_no_problem() -> None:
+    assert _loaded({"port": 11112, "rules": {"a": {}, "b": {"rule": "True", "disabled": "True"}}}).problems == ()
+
+
+def test_an_empty_called_ae_title_is_usable_only_when_that_of_the_sender_is_forwarded() -> None:
+    empty = {"a": archive(called_ae_title=""), "b": archive(called_ae_title=" ", forward_called_ae_title=True)}
+    loaded = _loaded({"targets": empty, "rules": [route(target=["a", "b"])]})
+    assert loaded.broken_targets == {}
+    assert [(one.path, one.severity, one.kind) for one in loaded.problems] == [
+        ("rules[0].target", "error", "reference"),
+        ("targets.a.called_ae_title", "error", "reference"),
+    ]
+    assert "no AE title to call" in (loaded.why_unusable("a") or "")
+    assert loaded.why_unusable("b") is None
+
+
+def test_an_unknown_additional_tag_comes_with_a_guess() -> None:
+    tags = {"SliceLocation": "1", "slicelocaton": "1", "0019,1001": "x", "Qqqqqqq": "y"}
+    problems = _loaded({"receiver": {"additional_tags": tags}}).problems
+    assert [(one.path, one.severity, one.kind) for one in problems] == [
+        ("receiver.additional_tags.slicelocaton", "error", "reference"),
+        ("receiver.additional_tags.Qqqqqqq", "error", "reference"),
+    ]
+    assert "did you mean SliceLocation?" in problems[0].message
+    assert "gggg,eeee" in problems[1].message
+    flat = _loaded({"dicom_receiver": {"additional_tags": {"Modalty": "CT"}}, "port": 11112})
+    (problem,) = flat.problems
+    assert problem.path == "dicom_receiver.additional_tags.Modalty"
+    assert "did you mean Modality?" in problem.message
+
+
 def test_a_disabled_rule_only_warns() -> None:
     (problem,) = _loaded(good(rules=[route(target="nowhere", disabled=True)])).problems
     assert (problem.severity, problem.kind) == ("warning", "reference")
