@@ -113,10 +113,12 @@ def _spread_folders(folder: Path) -> None:
 
 def _remove() -> None:
     """Delete what measurements left behind, inputs included; compiled programs stay."""
+    started = time.monotonic()
     for folder in FOLDER.iterdir():
         if folder.is_dir() and folder.name != "bin":
             shutil.rmtree(folder)
     os.sync()
+    print(f"cleaning up took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def native(name: str) -> Path:
