@@ -42,7 +42,7 @@ class DataSetSink(Protocol):
         """The data set is complete: act and answer."""
 
     def abandon(self) -> None:
-        """The data set will never be complete."""
+        """The data set will never be complete, or `finish` failed; what that has done stays done."""
 
 
 class MessageHandler(Protocol):
@@ -151,8 +151,8 @@ class AssociationSCP:
             if ends and control & pdu.LAST:
                 sink.write(chunks)
                 chunks = []
-                self._sink = None
                 sink.finish()
+                self._sink = None  # not before: what fails to finish is abandoned
         if chunks and self._sink:
             self._sink.write(chunks)
         return ""

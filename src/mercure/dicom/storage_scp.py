@@ -264,8 +264,10 @@ class StoreSink:
                 self._refuse(error)
         if self._status != dimse.SUCCESS:
             self._handler.tally.refused += 1
-        self._handler.answer(self._context_id, dimse.response_to(self._command, self._status))
-        self._handler.after_answer(published)
+        try:
+            self._handler.answer(self._context_id, dimse.response_to(self._command, self._status))
+        finally:  # also when the sender is gone: what is published must not keep its draft
+            self._handler.after_answer(published)
 
     def abandon(self) -> None:
         """Remove the draft: it was never acknowledged."""

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from tests import builders
 from tests.builders import CT_STORAGE, DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, JPEG_2000, RLE
+from tests.peers import wait_until
 from tests.receiver import receiver
 from tests.sender import VERIFICATION_CONTEXT, Caller, associate_rq, called, data_pdus, store
 
 from mercure.core.task import FailStage
 from mercure.dicom import dimse, part10, uids
 from mercure.dicom.negotiation import AcceptancePolicy
+from mercure.dicom.storage_scp import StorageHandler
+from mercure.dicom.wire import ConnectionEndedError
 from mercure.spool import intake as intake_module
 from mercure.spool.drafts import Draft
 from mercure.spool.job_files import read_task
@@ -432,3 +435,35 @@ def test_the_end_of_an_association_is_a_hint_to_the_router_when_it_is_wanted(tmp
             caller.release()
         running.wait_for_ends()
         assert [path.name for path in running.layout.released.iterdir()] == [reception.name]
+
+
+def test_a_sender_that_is_gone_before_its_answer_leaves_no_draft_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise ConnectionEndedError("reset")
+
+    with receiver(tmp_path / "data") as running:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(1, 4):
+            with called(running.port) as caller, monkeypatch.context() as patched:
+                patched.setattr(StorageHandler, "answer", gone)
+                caller.send(store(data_set_with(sop=b"1.2.%d" % number), f"1.2.{number}"))
+                running.wait_for_ends(number)
+        assert len(running.instances()) == 3
+        assert running.drafts() == []
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "no descriptor is left behind")
+
+
+def test_an_instance_whose_placing_fails_by_an_error_of_ours_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mercure.spool.intake.Session.publish", fails)
+    with receiver(tmp_path / "data") as running, called(running.port) as caller:
+        caller.send(store(data_set_with(), "1.2.3"))
+        running.wait_for_ends()
+        assert running.drafts() == []
+        assert isinstance(running.errors.pop(), ZeroDivisionError)
