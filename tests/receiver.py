@@ -134,8 +134,7 @@ def receiver(
         listener.close()
         acceptor.join(DEADLINE_SECONDS)
         for wire in wires:
-            with suppress(OSError):
-                wire.close()
+            wire.interrupt()
         for thread in threads:
             thread.join(DEADLINE_SECONDS)
         with suppress(FileNotFoundError):

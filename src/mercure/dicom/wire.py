@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import time
 
 _TICK_SECONDS = 1.0
@@ -22,7 +23,7 @@ class ConnectionEndedError(ConnectionError):
 
 
 class Wire:
-    """A connected socket. `close` may be called from any thread and ends a blocking read."""
+    """A connected socket, used by one thread; only `interrupt` may be called from others, at any time."""
 
     def __init__(self, connection: socket.socket) -> None:
         """Set the options that cure the 40 ms stall of Nagle's algorithm against delayed acknowledgements.
@@ -31,6 +32,8 @@ class Wire:
         it, acknowledges at once, so that a sender with Nagle's algorithm goes on.
         """
         self._socket = connection
+        self._lock = threading.Lock()
+        self._interrupted = False
         self._is_plain = not isinstance(connection, ssl.SSLSocket)
         self._quickack = self._is_plain and _QUICKACK is not None
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,6 +62,8 @@ class Wire:
                 continue
             except (ConnectionResetError, ssl.SSLError) as error:
                 raise ConnectionEndedError(str(error)) from error
+            if self._interrupted:
+                raise ConnectionEndedError("the connection was ended by us")
             if not count:
                 raise ConnectionEndedError("the peer closed the connection")
             return count
@@ -80,16 +85,24 @@ class Wire:
     def finish(self) -> None:
         """Close so that the peer still gets what was written last: wait a moment for its end (ARTIM, PS3.8 9.1.5)."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            # Not the methods of SSLSocket: what still comes is dropped as it is, encrypted or not.
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
             self._socket.settimeout(_LINGER_SECONDS)
             deadline = time.monotonic() + _LINGER_SECONDS
-            while self._socket.recv(1 << 16) and time.monotonic() < deadline:
+            while socket.socket.recv(self._socket, 1 << 16) and time.monotonic() < deadline:
                 pass
         self.close()
 
+    def interrupt(self) -> None:
+        """End the connection from any thread: a read that blocks, and each further one, raises."""
+        with self._lock, contextlib.suppress(OSError):
+            self._interrupted = True
+            # Not the method of SSLSocket: it forgets its TLS state, and the other thread would read what is encrypted.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """End the connection now; a thread that is blocked in a read of it gets its end."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
+        """End the connection now. Only by the thread that uses it: the descriptor is free for others afterwards."""
+        with self._lock, contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._lock, contextlib.suppress(OSError):
             self._socket.close()

@@ -173,7 +173,7 @@ class Worker:
             while self._serving and time.monotonic() < deadline:
                 self._ended.wait(max(0.0, deadline - time.monotonic()))
         for wire in list(self._open.values()):
-            wire.close()
+            wire.interrupt()
         deadline = time.monotonic() + 2.0
         with self._ended:
             while self._serving and time.monotonic() < deadline:

@@ -1,10 +1,14 @@
+import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.certificates import Authority
 from tests.peers import DEADLINE_SECONDS
 
 from mercure.dicom import wire as wire_module
@@ -81,10 +85,42 @@ def test_closing_ends_a_blocked_read_in_another_thread(connection: tuple[Wire, s
     thread = threading.Thread(target=blocked)
     thread.start()
     reading.wait(DEADLINE_SECONDS)
-    wire.close()
+    wire.interrupt()
     thread.join(DEADLINE_SECONDS)
     assert len(errors) == 1
     wire.close()
+    wire.interrupt()
+
+
+def test_a_tls_connection_that_is_ended_by_another_thread_never_gives_encrypted_bytes(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("receiver")
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(files.authority))
+    server.load_cert_chain(files.certificate, files.key)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def send() -> None:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(listener.getsockname()) as plain,
+            client.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            while True:
+                secured.sendall(b"D" * 60_000)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    wire = Wire(server.wrap_socket(listener.accept()[0], server_side=True))
+    buffer = memoryview(bytearray(1 << 19))
+    size = wire.read_into(buffer, DEADLINE_SECONDS)
+    assert bytes(buffer[:size]) == b"D" * size
+    ending = threading.Thread(target=wire.interrupt)
+    ending.start()
+    ending.join()
+    with pytest.raises(ConnectionEndedError):
+        wire.read_into(buffer, DEADLINE_SECONDS)
+    wire.close()
+    sender.join(DEADLINE_SECONDS)
+    listener.close()
 
 
 def test_a_peer_that_takes_nothing_does_not_hold_us_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
