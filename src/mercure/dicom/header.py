@@ -233,54 +233,61 @@ _WALKERS = {
 def skip_undefined_length(data: bytes | memoryview, position: int, *, explicit: bool, order: str) -> int:
     """Return the position after a value of undefined length (PS3.5 7.5): a sequence, or UN with implicit items.
 
-    Iterative: `open_items` holds, per open level, whether it is an item (its elements follow) or a sequence.
+    Iterative: `levels` holds, per open level, whether it is an item (its elements follow) or a sequence, and whether
+    its elements have a VR. What is in a UN has none and is little endian, whatever surrounds it (PS3.5 6.2.2).
     """
     end = len(data)
-    tag_of = struct.Struct(order + "HHI").unpack_from
-    levels = [False]
+    plain, swapped = struct.Struct("<HHI").unpack_from, struct.Struct(order + "HHI").unpack_from
+    levels = [(False, explicit)]
     while levels:
         if position + 8 > end:
             raise Incomplete(position + 8)
-        group, element, length = tag_of(data, position)
+        is_item, explicit = levels[-1]
+        group, element, length = (swapped if explicit else plain)(data, position)
         tag = group << 16 | element
-        if not levels[-1]:
+        if not is_item:
             position = _step_in_sequence(tag, length, position, levels)
         elif tag == _ITEM_END:
             levels.pop()
             position += 8
+        elif explicit:
+            position = _step_in_explicit_item(data, position, levels, order)
+        elif length == _UNDEFINED:
+            levels.append((False, False))
+            position += 8
         else:
-            position = _step_in_item(data, position, levels, explicit=explicit, order=order, length=length)
+            position += 8 + length
         if len(levels) > _MAXIMUM_DEPTH:
             raise HeaderError("sequences are nested too deeply")
     return position
 
 
-def _step_in_sequence(tag: int, length: int, position: int, levels: list[bool]) -> int:
+_Levels = list[tuple[bool, bool]]
+
+
+def _step_in_sequence(tag: int, length: int, position: int, levels: _Levels) -> int:
     if tag == _SEQUENCE_END:
         levels.pop()
         return position + 8
     if tag != _ITEM:
         raise HeaderError("sequence of undefined length holds something that is no item")
     if length == _UNDEFINED:
-        levels.append(True)
+        levels.append((True, levels[-1][1]))
         return position + 8
     return position + 8 + length
 
 
-def _step_in_item(
-    data: bytes | memoryview, position: int, levels: list[bool], *, explicit: bool, order: str, length: int
-) -> int:
-    """Step over one element of an item; `length` is its implicit length field."""
-    header = 8
-    if explicit:
-        vr = bytes(data[position + 4 : position + 6])
-        (length,) = struct.unpack_from(order + "H", data, position + 6)
-        if vr not in _SHORT_VRS and (vr in _LONG_VRS or _has_long_form(vr, length)):
-            header = 12
-            if position + header > len(data):
-                raise Incomplete(position + header)
-            (length,) = struct.unpack_from(order + "I", data, position + 8)
+def _step_in_explicit_item(data: bytes | memoryview, position: int, levels: _Levels, order: str) -> int:
+    """Step over one element of an item."""
+    unpack, unpack_length = _EXPLICIT[order]
+    _group, _element, vr, length = unpack(data, position)
+    value = position + 8
+    if vr not in _SHORT_VRS and (vr in _LONG_VRS or _has_long_form(vr, length)):
+        value = position + 12
+        if value > len(data):
+            raise Incomplete(value)
+        (length,) = unpack_length(data, position + 8)
     if length == _UNDEFINED:
-        levels.append(False)
-        return position + header
-    return position + header + length
+        levels.append((False, vr != b"UN"))
+        return value
+    return value + length

@@ -127,6 +127,24 @@ def test_a_value_of_vr_un_and_undefined_length_holds_implicit_items() -> None:
     assert series_of(undefined(0x00091001, b"UN", item(nested + implicit_element)) + SERIES) == "1.2.3"
 
 
+@pytest.mark.parametrize("element", [b"abcdef", b"US\4\0ab"], ids=["like no VR", "like a VR"])
+def test_a_value_of_vr_un_and_undefined_length_holds_implicit_items_inside_a_sequence_too(element: bytes) -> None:
+    implicit_element = struct.pack("<HHI", 0x0009, 0x1010, len(element)) + element
+    unknown = undefined(0x00091001, b"UN", item(implicit_element))
+    after = explicit(0x00091002, b"UI", b"1.9\0")
+    assert series_of(undefined(0x00081140, b"SQ", item(unknown + after)) + SERIES) == "1.2.3"
+
+
+def test_a_value_of_vr_un_is_little_endian_inside_a_big_endian_data_set_too() -> None:
+    unknown = struct.pack(">HH2sHI", 0x0009, 0x1001, b"UN", 0, 0xFFFFFFFF)
+    unknown += item(struct.pack("<HHI", 0x0009, 0x1010, 6) + b"abcdef") + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    series = explicit(header.SERIES_INSTANCE_UID, b"UI", b"1.2.3\0", ">")
+    assert series_of(unknown + series, EXPLICIT_BIG) == "1.2.3"
+    opening = struct.pack(">HH2sHIHHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    closing = struct.pack(">HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    assert series_of(opening + unknown + closing + series, EXPLICIT_BIG) == "1.2.3"
+
+
 def test_an_item_with_a_long_element_of_an_unknown_vr_is_stepped_over() -> None:
     strange = struct.pack("<HH2sHI", 0x0009, 0x1001, b"XY", 0, 4) + b"abcd"
     assert series_of(undefined(0x00091000, b"SQ", item(strange)) + SERIES) == "1.2.3"
