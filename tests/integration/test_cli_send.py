@@ -3,7 +3,9 @@
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -212,6 +214,41 @@ def test_a_node_that_does_not_answer_is_a_failure_with_a_remedy(site: Site) -> N
     as_json = site("echo", f"127.0.0.1:{port}", "--called", "NOBODY", "--json")
     assert as_json.status == Exit.FAILED
     assert json.loads(as_json.out)["reachable"] is False
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_a_node_that_takes_the_connection_and_then_hangs_is_given_up(site: Site, is_configured: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        node = {"target_type": "dicom", "host": "127.0.0.1", "port": port, "called_ae_title": "HUNG", "timeout": 3600}
+        site.configuration["targets"] = {"hung": node}
+        site.write()
+        words = ["hung"] if is_configured else [f"127.0.0.1:{port}", "--called", "HUNG"]
+        answer = site.process("echo", *words, "--timeout", "0.5", wrapper=("timeout", "60"))
+    assert answer.status == Exit.FAILED
+    assert re.search(f"mercure: {words[0]}: .*does not answer \\(after [0-9.]+ m?s\\)", answer.err)
+    assert "Something listens there" in answer.err
+
+
+def test_a_target_over_tls_names_the_file_that_is_missing(site: Site) -> None:
+    node = {"target_type": "dicomtls", "host": "127.0.0.1", "port": 9, "called_ae_title": "TLS"}
+    files = {key: str(site.folder / f"{key}.pem") for key in ("tls_key", "tls_cert", "ca_cert")}
+    site.configuration["targets"] = {"remote": node | files}
+    site.write()
+    (site.folder / "tls_key.pem").touch()
+    answer = site("echo", "remote")
+    assert answer.status == Exit.FAILED
+    assert f"{files['tls_cert']} does not exist; {files['ca_cert']} does not exist" in answer.err
+    assert "Errno" not in answer.err
+
+
+def test_a_target_without_an_ae_title_of_its_own_is_not_tested(site: Site) -> None:
+    node = {"target_type": "dicom", "host": "127.0.0.1", "port": 9, "called_ae_title": ""}
+    site.configuration["targets"] = {"pacs": node | {"forward_called_ae_title": True}}
+    site.write()
+    answer = site("echo", "pacs")
+    assert answer.status == Exit.OK
+    assert "not tested" in answer.out
 
 
 @pytest.mark.parametrize("arguments", [["127.0.0.1:104"], ["pacs", "--called", "A"], ["a:b:c", "--called", "A"], []])

@@ -1,18 +1,14 @@
 """Ports and targets."""
 
-import dataclasses
-import threading
-import time
 from collections.abc import Iterator
 
-from mercure.app import build_target
 from mercure.cli import probe_ports
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.run import port_trouble
+from mercure.cli.target_trial import trial_of, try_all
 from mercure.config.load import Loaded
-from mercure.config.schema import Config, Target
+from mercure.config.schema import Config
 from mercure.core.delivery import TargetTest
-from mercure.core.errors import ConfigError, JobError
 
 _CONNECT_SECONDS = 5.0
 _LIMIT_SECONDS = 12.0
@@ -39,49 +35,23 @@ def _is_taken(reason: str) -> bool:
     return "in use" in reason
 
 
-@dataclasses.dataclass(slots=True)
-class _Trial:
-    """The test of one target, on a thread: a folder of a dead server may never answer."""
-
-    name: str
-    target: Target
-    config: Config
-    result: TargetTest | None = None
-
-    def run(self) -> None:
-        """Test it, with shorter time-outs than for sending."""
-        limits = {"connect_timeout": _CONNECT_SECONDS, "timeout": _CONNECT_SECONDS}
-        try:
-            built = build_target(self.target.model_copy(update=limits), self.config)
-            self.result = built.test()
-            built.close()
-        except (ConfigError, JobError, OSError) as error:
-            self.result = TargetTest(reachable=False, detail=str(error))
-
-
 def target_findings(loaded: Loaded) -> Iterator[Finding]:
     """Ask all targets at once whether they answer. One that no rule uses is no more than a warning."""
     config = loaded.config
     used = {name for rule in config.rules if not rule.disabled for name in rule.target}
-    trials = [_Trial(name, target, config) for name, target in config.targets.items() if not loaded.why_unusable(name)]
-    threads = [threading.Thread(target=trial.run, daemon=True) for trial in trials]
-    deadline = time.monotonic() + _LIMIT_SECONDS
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    usable = [name for name in config.targets if not loaded.why_unusable(name)]
+    results = try_all((trial_of(name, config, _CONNECT_SECONDS) for name in usable), _LIMIT_SECONDS)
     for name in config.targets:
         if reason := loaded.why_unusable(name):
             remedy = "Change the target, or the rules that name it."
             yield Finding("targets", "error" if name in used else "warning", f"target {name}: {reason}", remedy)
-    for trial in trials:
-        yield _finding(trial, is_used=trial.name in used)
+    for name, found in results.items():
+        yield _finding(name, found, is_used=name in used)
 
 
-def _finding(trial: _Trial, *, is_used: bool) -> Finding:
+def _finding(name: str, found: TargetTest, *, is_used: bool) -> Finding:
     unused = "" if is_used else " (no rule uses it)"
-    found = trial.result or TargetTest(reachable=False, detail=f"no answer in {_LIMIT_SECONDS:.0f} s")
-    message = f"target {trial.name}: {found.detail}{unused}"
+    message = f"target {name}: {found.detail}{unused}"
     if found.reachable:
         return Finding("targets", "ok", message)
     remedy = found.remedy or "Check that it runs and can be reached from here."

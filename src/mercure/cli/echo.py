@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from mercure.app import build_target
 from mercure.cli import installation
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, ae_title, host_and_port, new_app
-from mercure.cli.output import clean, print_json, say
+from mercure.cli.output import clean, print_json, say, span
+from mercure.cli.target_trial import Trial, trial_of, try_all
 from mercure.core.delivery import Target
-from mercure.core.errors import ConfigError
 from mercure.targets.dicom import DicomNode, DicomTarget
 
 app = new_app()
@@ -24,9 +23,7 @@ def echo(
     *,
     called: Annotated[str | None, typer.Option(metavar="AE", help="AE title of the node; with HOST:PORT.")] = None,
     calling: Annotated[str, typer.Option(metavar="AE", help="Our AE title; with HOST:PORT.")] = "MERCURE",
-    timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Wait for an answer; with HOST:PORT.")
-    ] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest wait for the answer.")] = 10.0,
     as_json: JSON = False,
 ) -> None:
     """Ask a target whether it answers: a DICOM node by C-ECHO, a folder by writing to it.
@@ -34,16 +31,14 @@ def echo(
     Exit status 1: it does not answer.
     """
     if ":" in target:
-        found = _node(target, called, calling, timeout)
+        node = _node(target, called, calling, timeout)
+        trial = Trial(target, lambda: node)
     else:
         if called is not None:
             raise CommandError("--called goes with HOST:PORT", "A target has its own AE title.", Exit.USAGE)
-        found = _configured(target)
+        trial = _configured(target, timeout)
     started = time.perf_counter()
-    try:
-        result = found.test()
-    finally:
-        found.close()
+    result = try_all([trial], timeout)[target]
     seconds = time.perf_counter() - started
     if as_json:
         answer = {"detail": result.detail, "remedy": result.remedy, "seconds": round(seconds, 6)}
@@ -51,7 +46,7 @@ def echo(
     elif result.reachable:
         say(clean(result.detail))
     else:
-        raise CommandError(clean(f"{target} does not answer: {result.detail}"), result.remedy)
+        raise CommandError(clean(f"{target}: {result.detail} (after {span(seconds)})"), result.remedy)
     if not result.reachable:
         raise typer.Exit(Exit.FAILED)
 
@@ -74,7 +69,7 @@ def _node(text: str, called: str | None, calling: str, timeout: float) -> Target
     )
 
 
-def _configured(name: str) -> Target:
+def _configured(name: str, timeout: float) -> Trial:
     loaded = installation.configuration()
     if name not in loaded.config.targets and name not in loaded.broken_targets:
         known = (*loaded.config.targets, *loaded.broken_targets)
@@ -83,7 +78,4 @@ def _configured(name: str) -> Target:
         raise CommandError(f"there is no target {name!r}", remedy, Exit.USAGE)
     if reason := loaded.why_unusable(name):
         raise CommandError(f"target {name!r} cannot be used: {reason}", "", Exit.CONFIGURATION)
-    try:
-        return build_target(loaded.config.targets[name], loaded.config)
-    except ConfigError as error:
-        raise CommandError(f"target {name!r}: {error}", "", Exit.CONFIGURATION) from None
+    return trial_of(name, loaded.config, timeout)

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from mercure.cli.probe_folders import why_unusable
@@ -16,9 +17,9 @@ _SECONDS = 2.0
 class FolderWatch:
     """Looks at the folders now and then, on a thread of its own. Tells each change once."""
 
-    def __init__(self, layout: Layout) -> None:
-        """Look at nothing yet."""
-        self._folders = sorted({*layout.folders().values(), layout.sealed, layout.drafts})
+    def __init__(self, layout: Callable[[], Layout]) -> None:
+        """Look at nothing yet. `layout` is asked each time: a changed configuration may name other folders."""
+        self._layout = layout
         self._devices: dict[Path, int] = {}
         self._told: dict[Path, str] = {}
         self._stop = threading.Event()
@@ -36,15 +37,18 @@ class FolderWatch:
 
     def look(self) -> None:
         """Look once, and log what has changed: one line for all folders that have the same trouble."""
-        now = {folder: reason for folder in self._folders if (reason := self._trouble(folder))}
+        layout = self._layout()
+        folders = sorted({*layout.folders().values(), layout.sealed, layout.drafts})
+        self._devices = {folder: device for folder, device in self._devices.items() if folder in folders}
+        now = {folder: reason for folder in folders if (reason := self._trouble(folder))}
         new: dict[str, list[str]] = {}
         for folder, reason in now.items():
             if self._told.get(folder) != reason:
                 new.setdefault(reason, []).append(str(folder))
-        for reason, folders in new.items():
-            subject = folders[0] if len(folders) == 1 else f"{', '.join(folders)}: each"
+        for reason, named in new.items():
+            subject = named[0] if len(named) == 1 else f"{', '.join(named)}: each"
             log.error("%s %s; nothing is acknowledged or moved there until this is mended", subject, reason)
-        for folder in self._told.keys() - now.keys():
+        for folder in (self._told.keys() - now.keys()) & set(folders):
             log.warning("%s can be used again", folder)
         self._told = now
 

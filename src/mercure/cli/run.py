@@ -109,7 +109,7 @@ def _warn(loaded: Loaded) -> None:
 
 
 def _run(platform: Platform, names: Sequence[str]) -> None:
-    watch = FolderWatch(platform.layout)
+    watch = FolderWatch(lambda: platform.layout)
     watch.start()
     if "receiver" in names:
         threading.Thread(target=_say_where, args=(platform,), daemon=True).start()
