@@ -152,12 +152,13 @@ class LifeOfASpool(RuleBasedStateMachine):
                     waiting[uid] += not targets
         loose = Counter(uid for uids in found.loose.values() for uid in uids)
         for uid, targets in wanted.items():
-            assert loose[uid] + waiting[uid] + len(targets) > 0, f"{uid} is lost"
+            is_loose = loose[uid] > 0
+            assert is_loose or waiting[uid] or targets, f"{uid} is lost"
             assert max(Counter(targets).values(), default=0) <= 1, f"{uid} is twice on its way to one target"
             assert loose[uid] + waiting[uid] <= 1, f"{uid} waits twice"
-            if not loose[uid]:
+            if not any(self.layout.sealed.iterdir()):  # else a dead router has not made all of them yet
                 complete = set(targets) == set(TARGETS) or (set(targets) == set(TARGETS[:2]) and waiting[uid] == 1)
-                assert complete, f"{uid} is with {targets} only"
+                assert is_loose or complete, f"{uid} is with {targets} only"
         for name in TARGETS:
             copies = Counter(path.name for path in (self.folder / name).glob("*/*.dcm"))
             assert max(copies.values(), default=0) <= 1
