@@ -280,6 +280,7 @@ def _step_in_sequence(tag: int, length: int, position: int, levels: _Levels) -> 
 def _step_in_explicit_item(data: bytes | memoryview, position: int, levels: _Levels, order: str) -> int:
     """Step over one element of an item."""
     unpack, unpack_length = _EXPLICIT[order]
+    length: int
     _group, _element, vr, length = unpack(data, position)
     value = position + 8
     if vr not in _SHORT_VRS and (vr in _LONG_VRS or _has_long_form(vr, length)):

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mercure.core.errors import MercureError, SpoolError
-from mercure.dicom import dimse, part10, pdu
+from mercure.core.tags import is_valid_uid
+from mercure.dicom import dimse, part10, pdu, uids
 from mercure.dicom.association_scp import Answer, DataSetSink
 from mercure.dicom.commitment import RESOURCE_LIMITATION, CommitmentRequest, send_unconfirmed
 from mercure.dicom.commitment_data import CommitmentDataError, event_report_request
@@ -20,6 +21,7 @@ from mercure.dicom.dimse import Command, CommandSet
 from mercure.dicom.header import Incomplete, Placing, read_placing, read_placing_of
 from mercure.dicom.negotiation import AcceptedContext
 from mercure.dicom.pdu import AssociateRJ, AssociateRQ
+from mercure.dicom.sinks import Gathered, Ignored
 from mercure.spool.drafts import Draft
 from mercure.spool.intake import Intake, Session, free_bytes
 from mercure.spool.layout import Layout, Origin
@@ -33,8 +35,12 @@ _HEADER_BYTES = 16 << 10
 _MAXIMUM_REPORTS = 100
 """Reports that one association may leave unconfirmed."""
 
-_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOENT, errno.EROFS, errno.ESTALE)
-"""The disk is full, read-only or gone: the instance is good and may be sent again when that is mended."""
+_NO_PLACE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOENT, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+)
+"""The disk is full, read-only or gone, or too much is open: the instance is good and may be sent again later."""
+
+_TAKES_NO_INSTANCES = (uids.VERIFICATION, uids.STORAGE_COMMITMENT_PUSH_MODEL)
 
 
 @dataclass(slots=True)
@@ -46,6 +52,15 @@ class Tally:
     different: int = 0
     refused: int = 0
     stored_bytes: int = 0
+    last_refusal: str = ""
+    """Why the latest instance was refused, for a person; no value of the instance in it."""
+    last_refused_job: str = ""
+    """The job in `error/` that keeps the latest one of those that could not be understood."""
+
+    def note_refusal(self, reason: str) -> None:
+        """Count one."""
+        self.refused += 1
+        self.last_refusal = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +113,18 @@ class StorageHandler:
         """Act on a command."""
         kind = command.command
         if kind == Command.C_STORE_RQ and command.has_data_set:
+            if context.abstract_syntax in _TAKES_NO_INSTANCES:
+                return Ignored(lambda: self._refuse_store(context_id, command))
             return StoreSink(self, context_id, context, command)
         if kind == Command.N_EVENT_REPORT_RSP and command.status == dimse.SUCCESS:
             self._unconfirmed.pop(command.number(dimse.MESSAGE_ID_RESPONDED_TO), None)
         if kind & dimse.RESPONSE or kind == Command.C_CANCEL_RQ:
-            return _Ignored() if command.has_data_set else None
+            return Ignored() if command.has_data_set else None
         if kind == Command.N_ACTION_RQ and command.has_data_set and self._service.commitment:
-            return _Gathered(lambda data: self._commit(context_id, context, command, data))
+            return Gathered(lambda data: self._commit(context_id, context, command, data))
         status = dimse.SUCCESS if kind == Command.C_ECHO_RQ else dimse.UNRECOGNIZED_OPERATION
         if command.has_data_set:
-            return _Gathered(lambda _data: self.answer(context_id, dimse.response_to(command, status)))
+            return Gathered(lambda _data: self.answer(context_id, dimse.response_to(command, status)))
         self.answer(context_id, dimse.response_to(command, status))
         return None
 
@@ -179,8 +196,14 @@ class StorageHandler:
 
     def keep_broken(self, draft: Draft, reason: str) -> None:
         """Keep what cannot be placed in `error/`. Raises `OSError` when even that is impossible."""
-        quarantine(self._service.layout, draft.path, self._origin, reason, fsync=self._service.intake.fsync)
+        layout, fsync = self._service.layout, self._service.intake.fsync
+        self.tally.last_refused_job = quarantine(layout, draft.path, self._origin, reason, fsync=fsync)
         draft.discard()
+
+    def _refuse_store(self, context_id: int, command: CommandSet) -> None:
+        """Answer a C-STORE on a presentation context of another service."""
+        self.tally.note_refusal("C-STORE on a presentation context that is not for storage")
+        self.answer(context_id, dimse.response_to(command, dimse.SOP_CLASS_NOT_SUPPORTED))
 
     def _commit(self, context_id: int, context: AcceptedContext, command: CommandSet, data: bytes) -> None:
         """Answer an N-ACTION, then report on the same association."""
@@ -209,11 +232,13 @@ class StoreSink:
         "_context",
         "_context_id",
         "_draft",
+        "_early",
         "_handler",
         "_head",
         "_meta",
         "_offset",
         "_placing",
+        "_reason",
         "_status",
     )
 
@@ -224,8 +249,10 @@ class StoreSink:
         self._context = context
         self._command = command
         self._head = b""
+        self._early = True
         self._placing: Placing | None = None
         self._status = dimse.SUCCESS
+        self._reason = ""
         self._draft = handler.open_draft()
         self._meta = b""
         self._offset = 0
@@ -234,6 +261,7 @@ class StoreSink:
             self._offset = len(self._meta)
         else:
             self._status = dimse.OUT_OF_RESOURCES
+            self._reason = "no space, or the folder of drafts cannot be written"
 
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Write to the draft; a full disk ends the draft, not the association."""
@@ -249,8 +277,9 @@ class StoreSink:
         except OSError as error:
             self._refuse(error)
             return
-        if self._placing is None and len(self._head) >= _HEADER_BYTES:
-            # Now, while the rest arrives, and not when the sender waits for its answer.
+        if self._early and len(self._head) >= _HEADER_BYTES:
+            # Now, while the rest arrives, and not when the sender waits for its answer. Once: it may be in vain.
+            self._early = False
             with contextlib.suppress(MercureError, Incomplete):
                 self._placing = read_placing(self._head, self._context.transfer_syntax)
 
@@ -263,7 +292,7 @@ class StoreSink:
             except OSError as error:
                 self._refuse(error)
         if self._status != dimse.SUCCESS:
-            self._handler.tally.refused += 1
+            self._handler.tally.note_refusal(self._reason)
         try:
             self._handler.answer(self._context_id, dimse.response_to(self._command, self._status))
         finally:  # also when the sender is gone: what is published must not keep its draft
@@ -278,13 +307,20 @@ class StoreSink:
         """Return the draft when it was published, None when it is kept in `error/` instead."""
         try:
             placing = self._placing or self._read_placing(draft)
+            sop_class_uid = self._command.uid(dimse.AFFECTED_SOP_CLASS_UID)
+            if not is_valid_uid(sop_class_uid):
+                raise SpoolError("Affected SOP Class UID of the C-STORE request is missing or no UID")
+            if placing.sop_class_uid not in ("", sop_class_uid):
+                self._status = dimse.DATA_SET_MISMATCH
+                raise SpoolError("SOPClassUID of the data set is not that of the C-STORE request")
             if placing.sop_instance_uid not in ("", self._command.uid(dimse.AFFECTED_SOP_INSTANCE_UID)):
                 self._status = dimse.DATA_SET_MISMATCH
                 raise SpoolError("SOPInstanceUID of the data set is not that of the C-STORE request")
             self._handler.place(draft, placing)
         except MercureError as error:
             self._status = self._status or dimse.CANNOT_UNDERSTAND
-            self._handler.keep_broken(draft, str(error))
+            self._reason = str(error)
+            self._handler.keep_broken(draft, self._reason)
             self._draft = None
             return None
         self._draft = None
@@ -299,46 +335,9 @@ class StoreSink:
 
     def _refuse(self, error: OSError) -> None:
         no_place = error.errno in _NO_PLACE
-        log.error("instance not stored: %s", os.strerror(error.errno or 0))
+        self._reason = os.strerror(error.errno or 0)
+        log.error("instance not stored: %s", self._reason)
         self._status = dimse.OUT_OF_RESOURCES if no_place else dimse.PROCESSING_FAILURE
         if self._draft:
             self._draft.discard()
             self._draft = None
-
-
-class _Ignored:
-    """Reads a data set past."""
-
-    def write(self, chunks: Sequence[memoryview]) -> None:
-        """Drop."""
-
-    def finish(self) -> None:
-        """Nothing to say."""
-
-    def abandon(self) -> None:
-        """Nothing to undo."""
-
-
-class _Gathered:
-    """Gathers a small data set."""
-
-    _MAXIMUM_BYTES = 16 << 20
-
-    def __init__(self, act: Callable[[bytes], None]) -> None:
-        self._act = act
-        self._data = bytearray()
-
-    def write(self, chunks: Sequence[memoryview]) -> None:
-        """Gather, up to a limit that no storage commitment request comes near."""
-        for chunk in chunks:
-            if len(self._data) + len(chunk) > self._MAXIMUM_BYTES:
-                raise pdu.ProtocolError("data set of this command is too long", pdu.INVALID_PARAMETER)
-            self._data += chunk
-
-    def finish(self) -> None:
-        """Act on the whole."""
-        self._act(bytes(self._data))
-
-    def abandon(self) -> None:
-        """Drop."""
-        self._data.clear()

@@ -14,7 +14,7 @@ from tests.receiver import receiver
 from tests.sender import VERIFICATION_CONTEXT, Caller, associate_rq, called, data_pdus, store
 
 from mercure.core.task import FailStage
-from mercure.dicom import dimse, part10, uids
+from mercure.dicom import dimse, header, part10, uids
 from mercure.dicom.negotiation import AcceptancePolicy
 from mercure.dicom.storage_scp import StorageHandler
 from mercure.dicom.wire import ConnectionEndedError
@@ -185,6 +185,73 @@ def test_what_cannot_be_understood_is_refused_and_kept(
         caller.send(store(data_set_with(sop=b"1.2.77"), "1.2.77", message_id=2))
         assert caller.status() == 0
         assert len(running.instances()) == 1
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "status", "reason"),
+    [
+        ("", dimse.CANNOT_UNDERSTAND, "Affected SOP Class UID"),
+        ("no UID", dimse.CANNOT_UNDERSTAND, "Affected SOP Class UID"),
+        ("1.2.840.10008.5.1.4.1.1.4", dimse.DATA_SET_MISMATCH, "SOPClassUID of the data set"),
+    ],
+)
+def test_a_sop_class_that_is_none_or_another_one_than_that_of_the_data_set_is_refused_and_kept(
+    tmp_path: Path, sop_class: str, status: int, reason: str
+) -> None:
+    with receiver(tmp_path / "data") as running, called(running.port) as caller:
+        caller.send(store(data_set_with(), "1.2.3", sop_class_uid=sop_class))
+        assert caller.status() == status
+        (job_folder,) = running.broken()
+        assert reason in read_task(job_folder).reason
+        assert running.instances() == []
+        caller.release()
+        running.wait_for_ends()
+        (tally,) = running.tallies
+        assert tally.refused == 1
+        assert reason in tally.last_refusal
+        assert tally.last_refused_job == job_folder.name
+
+
+def test_a_data_set_without_a_sop_class_is_stored_under_that_of_the_request(tmp_path: Path) -> None:
+    data_set = data_set_with().removeprefix(element(0x00080016, b"UI", CT_STORAGE.encode()))
+    with receiver(tmp_path / "data") as running, called(running.port) as caller:
+        caller.send(store(data_set, "1.2.3"))
+        assert caller.status() == 0
+        assert part10.read_file_meta(str(running.instances()[0])).sop_class_uid == CT_STORAGE
+
+
+@pytest.mark.parametrize("abstract_syntax", [uids.VERIFICATION, uids.STORAGE_COMMITMENT_PUSH_MODEL])
+def test_an_instance_on_a_context_of_another_service_is_refused(tmp_path: Path, abstract_syntax: str) -> None:
+    request = associate_rq([(abstract_syntax, (EXPLICIT_LITTLE,))])
+    with receiver(tmp_path / "data") as running, called(running.port, request) as caller:
+        caller.send(store(data_set_with(), "1.2.3"))
+        assert caller.status() == dimse.SOP_CLASS_NOT_SUPPORTED
+        caller.release()
+        running.wait_for_ends()
+        assert running.instances() == running.broken() == running.drafts() == []
+        assert running.tallies[0].refused == 1
+        assert "not for storage" in running.tallies[0].last_refusal
+
+
+def test_a_header_that_does_not_fit_into_the_part_that_is_kept_is_tried_early_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+    real = header.read_placing
+
+    def counted(data: bytes, transfer_syntax: str) -> header.Placing:
+        tries.append(len(data))
+        return real(data, transfer_syntax)
+
+    monkeypatch.setattr("mercure.dicom.storage_scp.read_placing", counted)
+    dataset = builders.dataset()
+    dataset.private_block(0x0009, "LARGE", create=True).add_new(1, "OB", bytes(200_000))
+    message = store(builders.encode(dataset, EXPLICIT_LITTLE, part10=False), str(dataset.SOPInstanceUID), size=2_000)
+    with receiver(tmp_path / "data") as running, called(running.port) as caller:
+        for start in range(0, len(message), 2_000):
+            caller.send(message[start : start + 2_000])
+        assert caller.status() == 0
+    assert tries == [16 << 10]
 
 
 def test_a_data_set_in_another_transfer_syntax_than_negotiated_is_refused_and_kept(tmp_path: Path) -> None:
@@ -361,6 +428,8 @@ def test_an_error_folder_that_is_gone_still_gives_a_failure_status(tmp_path: Pat
     [
         (errno.ENOSPC, dimse.OUT_OF_RESOURCES),
         (errno.EDQUOT, dimse.OUT_OF_RESOURCES),
+        (errno.EMFILE, dimse.OUT_OF_RESOURCES),
+        (errno.ENFILE, dimse.OUT_OF_RESOURCES),
         (errno.EIO, dimse.PROCESSING_FAILURE),
     ],
 )
