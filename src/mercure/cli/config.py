@@ -13,9 +13,10 @@ from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app
 from mercure.cli.output import clean, complain, counted, print_json, say
 from mercure.config.dump import dump
+from mercure.config.files import unreadable_files
 from mercure.config.imports import import_flat
-from mercure.config.load import Loaded, load
-from mercure.config.problems import InvalidConfigError, Problem
+from mercure.config.load import Loaded, load, read_object
+from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text
 from mercure.config.schema_json import json_schema
 from mercure.core.errors import ConfigError
 
@@ -36,9 +37,10 @@ def check(
     """
     path = file or installation.configuration_file()
     loaded: Loaded | None = None
+    problems: tuple[Problem, ...]
     try:
         loaded = load(path)
-        problems: tuple[Problem, ...] = loaded.problems
+        problems = (*loaded.problems, *_file_problems(path, loaded))
     except InvalidConfigError as error:
         problems = error.problems
     except ConfigError as error:
@@ -51,6 +53,13 @@ def check(
         raise typer.Exit(Exit.CONFIGURATION)
     if any(problem.severity == "error" for problem in problems):
         raise typer.Exit(Exit.FAILED)
+
+
+def _file_problems(path: Path, loaded: Loaded) -> list[Problem]:
+    """Find the files of TLS that this user cannot read. The service may run as another user: no more than a warning."""
+    missing = list(unreadable_files(loaded.config))
+    lines = read_object(path.read_bytes()).lines if missing else {}
+    return [Problem(path_text(one.path), str(one), "warning", "reference", line_of(one.path, lines)) for one in missing]
 
 
 def _report(path: Path, loaded: Loaded | None, problems: tuple[Problem, ...]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app
 from mercure.cli.output import clean, counted, is_terminal, print_json, say
 from mercure.config.dump import dump
+from mercure.config.files import unreadable_files
 from mercure.config.load import Loaded, load
-from mercure.config.problems import InvalidConfigError
+from mercure.config.problems import InvalidConfigError, path_text
 from mercure.config.schema import Config
 from mercure.config.secrets import MASK
 from mercure.core.errors import ConfigError
@@ -67,6 +68,12 @@ def _configuration() -> tuple[Loaded | None, list[Finding]]:
     findings = [
         Finding("configuration", problem.severity, str(problem), f"Mend {path}.") for problem in loaded.problems
     ]
+    remedy = f"Put it there, readable by the user of the services, or mend {path}."
+    findings += [
+        Finding("configuration", "error", f"{path_text(one.path)}: {one}", remedy)
+        for one in unreadable_files(loaded.config)
+        if one.path[0] == "receiver"
+    ]
     if not loaded.config.rules and not loaded.broken_rules:
         message = "there are no rules: every series is discarded"
         findings.append(Finding("configuration", "warning", message, "Add rules; docs/rules.md describes them."))
@@ -81,7 +88,7 @@ def _holds(value: Any, what: str) -> bool:
         return any(_holds(item, what) for item in value.values())
     if isinstance(value, list):
         return any(_holds(item, what) for item in value)
-    return bool(value == what)
+    return isinstance(value, str) and what in value
 
 
 def _print(finding: Finding) -> None:

@@ -8,22 +8,23 @@ from pathlib import Path
 from mercure.app import layout_of
 from mercure.cli import probe_folders
 from mercure.cli.doctor_findings import Finding
-from mercure.cli.output import size
+from mercure.cli.doctor_incoming import incoming_findings
+from mercure.cli.doctor_space import Place, space_findings
 from mercure.config.schema import Config
 from mercure.spool.layout import Layout
 
-_GIGABYTE = 10**9
 _SLOW_FSYNC_SECONDS = 0.020
 _SKEW_SECONDS = 1.0
-_FEW_INODES = 100_000
-_NO_INODES = 1_000
 _LINKED = ("studies", "processing", "outgoing", "success", "error", "discard")
 
 
 def folder_findings(config: Config) -> list[Finding]:
     """Examine the data folder. What needs a folder that cannot be used is left out: its own finding says enough."""
     layout = layout_of(config)
-    usable, findings = _usable(layout)
+    usable, missing, findings = _usable(layout)
+    findings += _missing(missing)
+    if not findings:
+        findings.append(Finding("folders", "ok", f"all {len(usable)} exist and can be written to"))
     if usable:
         findings += _owner(usable)
         groups = probe_folders.rename_groups(usable)
@@ -31,39 +32,90 @@ def folder_findings(config: Config) -> list[Finding]:
         for group in groups.groups:
             findings += _file_system(_named(group, usable), usable[group[0]])
         findings += _links(usable, groups)
-        findings += _space(usable, groups, config)
-    return findings
+        for group in groups.groups:
+            place = Place(_named(group, usable), usable[group[0]], receives="incoming" in group)
+            findings += space_findings(place, config)
+    for place in _places_to_be(missing, usable):
+        findings += space_findings(place, config)
+    return [*findings, *incoming_findings(layout, config)]
 
 
 def _named(group: tuple[str, ...], usable: dict[str, Path]) -> str:
     return "all folders" if len(group) == len(usable) else ", ".join(group)
 
 
-def _usable(layout: Layout) -> tuple[dict[str, Path], list[Finding]]:
-    usable, findings = {}, []
+def _usable(layout: Layout) -> tuple[dict[str, Path], dict[str, Path], list[Finding]]:
+    """Return the folders that can be used, those that do not exist, and what is wrong with the others."""
+    usable, missing, findings = {}, {}, []
     for name, path in layout.folders().items():
         reason = probe_folders.why_unusable(path)
         if not reason:
             usable[name] = path
+        elif reason == probe_folders.MISSING:
+            missing[name] = path
         else:
             findings.append(_unusable(path, reason))
-    if not findings:
-        findings.append(Finding("folders", "ok", f"all {len(usable)} exist and can be written to"))
-    return usable, findings
+    return usable, missing, findings
 
 
 def _unusable(path: Path, reason: str) -> Finding:
-    if reason == "does not exist" and not path.exists():
-        above = next(parent for parent in path.parents if parent.exists())
-        if os.access(above, os.W_OK | os.X_OK):
-            return Finding("folders", "warning", f"{path} does not exist yet", "`mercure run` makes it.")
-        return Finding("folders", "error", f"{path} does not exist, and {above} cannot be written to", _give(path))
+    if reason == probe_folders.NO_FOLDER:
+        file = next(one for one in (path, *path.parents) if os.path.lexists(one))
+        remedy = f"Move it away (mv {file} {file}.old); `mercure run` makes the folder."
+        return Finding("folders", "error", f"{path} cannot be made: {file} is not a folder", remedy)
     remedies = {"is full": "Make room, or use a larger disk.", "is read-only": "Mount it read-write."}
     return Finding("folders", "error", f"{path} {reason}", remedies.get(reason, _give(path)))
 
 
-def _give(path: Path) -> str:
-    return f"As root: mkdir -p {path} && chown {_user()} {path}"
+def _missing(missing: dict[str, Path]) -> Iterator[Finding]:
+    """Say once for all folders that would be made below the same one that exists."""
+    by_above: dict[Path, list[Path]] = {}
+    for path in missing.values():
+        by_above.setdefault(_existing_above(path), []).append(path)
+    for above, paths in by_above.items():
+        named = _in_one_line(paths)
+        do = "does" if len(paths) == 1 else "do"
+        if os.access(above, os.W_OK | os.X_OK):
+            remedy = f"`mercure run` makes {'it' if len(paths) == 1 else 'them'}."
+            yield Finding("folders", "warning", f"{named} {do} not exist yet", remedy)
+        else:
+            message = f"{named} {do} not exist, and {above} cannot be written to"
+            yield Finding("folders", "error", message, _give(*_to_give(paths, above)))
+
+
+def _existing_above(path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.exists())
+
+
+def _in_one_line(paths: list[Path]) -> str:
+    parents = {path.parent for path in paths}
+    if len(paths) == 1 or len(parents) > 1:
+        return ", ".join(map(str, paths))
+    return f"{len(paths)} folders in {parents.pop()} ({', '.join(path.name for path in paths)})"
+
+
+def _to_give(paths: list[Path], above: Path) -> list[Path]:
+    """Return what root has to make: the common folder of all of them when that does not exist either."""
+    parents = {path.parent for path in paths}
+    return list(parents) if len(parents) == 1 and above not in parents else paths
+
+
+def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator[Place]:
+    """Return the file systems on which folders are to be made, and on which there is none so far."""
+    devices = {path.stat().st_dev for path in usable.values()}
+    by_device: dict[int, list[str]] = {}
+    above = {name: _existing_above(path) for name, path in missing.items()}
+    for name, path in above.items():
+        by_device.setdefault(path.stat().st_dev, []).append(name)
+    for device, names in by_device.items():
+        if device not in devices:
+            path = above[names[0]]
+            yield Place(f"{path} (for {', '.join(names)})", path, receives="incoming" in names)
+
+
+def _give(*paths: Path) -> str:
+    named = " ".join(map(str, paths))
+    return f"As root: mkdir -p {named} && chown {_user()} {named}"
 
 
 def _user() -> str:
@@ -132,28 +184,3 @@ def _links(usable: dict[str, Path], groups: probe_folders.Groups) -> Iterator[Fi
         yield Finding("links", "warning", message, "A series for several targets is copied; use another file system.")
     else:
         yield Finding("links", "ok", "hard links work: a series for several targets needs its space once")
-
-
-def _space(usable: dict[str, Path], groups: probe_folders.Groups, config: Config) -> Iterator[Finding]:
-    reserve = config.receiver.min_free_space_gb * _GIGABYTE
-    for group in groups.groups:
-        found = os.statvfs(usable[group[0]])
-        free = found.f_bavail * found.f_frsize
-        least = reserve if "incoming" in group else _GIGABYTE
-        name = _named(group, usable)
-        where = f"{name}: {size(free)} of {size(found.f_blocks * found.f_frsize)} free"
-        if "incoming" in group and free < least:
-            message = f"{where}, less than receiver.min_free_space_gb ({size(least)}): every instance is refused"
-            yield Finding("space", "error", message, "Make room, or use a larger disk.")
-        elif free < 2 * least:
-            yield Finding("space", "warning", where, "Make room soon: instances are refused when there is too little.")
-        else:
-            yield Finding("space", "ok", where)
-        if found.f_files and found.f_favail < _FEW_INODES:
-            severe = found.f_favail < _NO_INODES
-            message = f"{name}: {found.f_favail:,} inodes free"
-            remedy = "Each instance is a file: remove old jobs, or make a file system with more inodes."
-            yield Finding("inodes", "error" if severe else "warning", message, remedy)
-        else:
-            count = f"{found.f_favail:,} inodes" if found.f_files else "as many files as there is space"
-            yield Finding("inodes", "ok", f"{name}: {count} free")

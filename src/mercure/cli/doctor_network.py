@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+from mercure.app import layout_of
 from mercure.cli import probe_ports
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.run import port_trouble
+from mercure.cli.running import belongs_to
 from mercure.cli.target_trial import trial_of, try_all
+from mercure.config.files import unreadable_files
 from mercure.config.load import Loaded
 from mercure.config.schema import Config
 from mercure.core.delivery import TargetTest
@@ -16,19 +19,19 @@ _LIMIT_SECONDS = 12.0
 
 def port_findings(config: Config) -> Iterator[Finding]:
     """Look whether each port of the receiver is free, or is held by the running platform."""
-    receiver = config.receiver
+    receiver, layout = config.receiver, layout_of(config)
     for port in filter(None, (receiver.port, receiver.tls.port if receiver.tls else None)):
         number, reason = probe_ports.why_not_free(receiver.host, port)
         holder = probe_ports.holder_of(port) if number else None
         if not number:
             yield Finding("ports", "ok", f"port {port} is free; nothing receives on it now")
-        elif holder and holder.is_mercure:
+        elif holder and holder.pid and belongs_to(holder.pid, layout):
             yield Finding("ports", "ok", f"the running mercure (process {holder.pid}) listens on port {port}")
         elif holder and number and not holder.pid and _is_taken(reason):
             message = f"port {port} is taken by a process that this user cannot see"
             yield Finding("ports", "warning", message, "Run this as the user of the services, or as root.")
         else:
-            yield Finding("ports", "error", *port_trouble(receiver.host, port, number, reason))
+            yield Finding("ports", "error", *port_trouble(receiver.host, port, number, reason, layout))
 
 
 def _is_taken(reason: str) -> bool:
@@ -45,14 +48,15 @@ def target_findings(loaded: Loaded) -> Iterator[Finding]:
         if reason := loaded.why_unusable(name):
             remedy = "Change the target, or the rules that name it."
             yield Finding("targets", "error" if name in used else "warning", f"target {name}: {reason}", remedy)
+    without_files = {one.path[1] for one in unreadable_files(config) if one.path[0] == "targets"}
     for name, found in results.items():
-        yield _finding(name, found, is_used=name in used)
+        yield _finding(name, found, is_used=name in used, is_error=name in used or name in without_files)
 
 
-def _finding(name: str, found: TargetTest, *, is_used: bool) -> Finding:
+def _finding(name: str, found: TargetTest, *, is_used: bool, is_error: bool) -> Finding:
     unused = "" if is_used else " (no rule uses it)"
     message = f"target {name}: {found.detail}{unused}"
     if found.reachable:
         return Finding("targets", "ok", message)
     remedy = found.remedy or "Check that it runs and can be reached from here."
-    return Finding("targets", "error" if is_used else "warning", message, f"{remedy} Jobs for it wait meanwhile.")
+    return Finding("targets", "error" if is_error else "warning", message, f"{remedy} Jobs for it wait meanwhile.")

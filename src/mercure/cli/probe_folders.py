@@ -13,6 +13,10 @@ from pathlib import Path
 
 from mercure.spool.layout import Layout
 
+MISSING = "does not exist"
+NO_FOLDER = "is not a folder"
+"""It, or one above it, is something else."""
+
 _FSYNC_BYTES = 64 << 10
 _FSYNC_TIMES = 5
 
@@ -22,8 +26,10 @@ def why_unusable(folder: Path) -> str:
     try:
         probe = _made(folder)
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return "does not exist"
+        if isinstance(error, NotADirectoryError) or (isinstance(error, FileNotFoundError) and os.path.islink(folder)):
+            return NO_FOLDER
+        if isinstance(error, FileNotFoundError):
+            return MISSING
         reasons = {errno.EROFS: "is read-only", errno.ENOSPC: "is full", errno.EACCES: "cannot be written to"}
         return reasons.get(error.errno or 0, f"cannot be used: {error.strerror}")
     with contextlib.suppress(OSError):

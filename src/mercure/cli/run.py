@@ -10,14 +10,16 @@ from typing import Annotated
 import typer
 
 from mercure import __version__
-from mercure.app import SERVICES, Platform, target_states
+from mercure.app import SERVICES, Platform, layout_of, target_states
 from mercure.cli import installation, logs, probe_folders, probe_ports
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.folder_watch import FolderWatch
 from mercure.cli.options import new_app
+from mercure.cli.running import belongs_to
 from mercure.config.load import Loaded
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError
+from mercure.spool.layout import Layout
 
 app = new_app()
 log = logging.getLogger("mercure")
@@ -69,16 +71,19 @@ def _check_ports(loaded: Loaded) -> None:
     for port in filter(None, (receiver.port, receiver.tls.port if receiver.tls else None)):
         number, reason = probe_ports.why_not_free(receiver.host, port)
         if number:
-            raise CommandError(*port_trouble(receiver.host, port, number, reason), Exit.PORT)
+            trouble = port_trouble(receiver.host, port, number, reason, layout_of(loaded.config))
+            raise CommandError(*trouble, Exit.PORT)
 
 
-def port_trouble(host: str, port: int, number: int, reason: str) -> tuple[str, str]:
-    """Return what is wrong with a port that cannot be opened, and what to do."""
+def port_trouble(host: str, port: int, number: int, reason: str, layout: Layout) -> tuple[str, str]:
+    """Return what is wrong with a port that cannot be opened, and what to do. `layout` is our own data folder."""
     if number == errno.EADDRINUSE:
         holder = probe_ports.holder_of(port)
         message = f"port {port} is taken by {holder}"
-        if holder.is_mercure:
+        if holder.pid and belongs_to(holder.pid, layout):
             return message, "It runs already; stop it first, or set another receiver.port."
+        if holder.is_mercure:
+            return f"{message}, with another data folder", "Stop that one, or set another receiver.port."
         return message, "Stop that program, or set another receiver.port."
     if number == errno.EACCES and port < _PRIVILEGED_PORTS:
         return f"port {port} is only for root", "Set a receiver.port of 1024 or more, or give CAP_NET_BIND_SERVICE."

@@ -96,6 +96,29 @@ def test_what_was_set_aside_is_told_beside_it(site: Site) -> None:
     assert "set aside: odd" in answer.err
 
 
+def test_tls_files_that_cannot_be_read_are_a_warning_with_their_line(site: Site) -> None:
+    files = {key: str(site.folder / f"{key}.pem") for key in ("tls_key", "tls_cert", "ca_cert")}
+    site.configuration["targets"]["pacs"] |= {"target_type": "dicomtls", **files}
+    site.write()
+    (site.folder / "tls_key.pem").touch()
+    answer = site("config", "check")
+    assert answer.status == Exit.OK
+    lines = site.config_file.read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "ca_cert" in text)
+    expected = f"{site.config_file}:{line}: warning: targets.pacs.ca_cert: {files['ca_cert']} does not exist"
+    assert expected in answer.out
+    assert "0 errors, 2 warnings" in answer.out
+
+
+def test_urls_are_shown_without_what_may_be_secret_in_them(site: Site) -> None:
+    url = "https://user:hush@hook.example.org/a?token=hush"
+    site.configuration["rules"][0] |= {"notification_webhook": url, "notification_payload": "'key': 'hush'"}
+    site.write()
+    answer = site("config", "show")
+    assert 'rules[0].notification_webhook = "https://********@hook.example.org/a?token=********"' in answer.out
+    assert "hush" not in answer.out + site("config", "show", "--json").out + site("config", "check").out
+
+
 def test_a_value_cannot_control_the_terminal(site: Site) -> None:
     site.configuration["rules"][0]["comment"] = "\x1b[2Jgone\u009b1m"
     site.write()

@@ -75,7 +75,7 @@ def test_every_finding_that_is_not_well_has_a_remedy(site: Site) -> None:
     answer = examined(site)
     assert answer.status == Exit.FAILED
     bad = [finding for finding in answer.json["findings"] if finding["severity"] != "ok"]
-    assert len(bad) > 3
+    assert len(bad) >= 3
     assert all(finding["remedy"] for finding in bad)
     text = site("doctor").out
     assert text.count("Remedy: ") == len(bad)
@@ -104,10 +104,95 @@ def test_secrets_that_everybody_can_read_are_a_warning(site: Site) -> None:
 
 
 def test_folders_that_run_would_make_are_a_warning(site: Site) -> None:
-    site.remove_data()
+    site.layout.error.rmdir()
     found = worst(examined(site), "folders")
+    assert (found["severity"], found["remedy"]) == ("warning", "`mercure run` makes it.")
+    assert found["message"] == f"{site.layout.error} does not exist yet"
+
+
+def test_a_fresh_installation_has_one_finding_for_its_folders_and_the_space_they_will_have(site: Site) -> None:
+    site.remove_data()
+    answer = examined(site)
+    assert answer.status == Exit.OK
+    (found,) = findings(answer, "folders")
     assert found["severity"] == "warning"
-    assert "`mercure run` makes it" in found["remedy"]
+    assert found["message"].startswith(f"8 folders in {site.data} (incoming, studies, ")
+    assert found["remedy"] == "`mercure run` makes them."
+    for check in ("space", "inodes"):
+        (found,) = findings(answer, check)
+        assert found["message"].startswith(f"{site.folder} (for incoming, studies, ")
+        assert " free" in found["message"]
+
+
+def test_a_full_disk_is_told_before_the_folders_are_made(site: Site) -> None:
+    with small_disk(site.folder / "disk", 4 << 20) as disk:
+        site.configuration["mercure"]["incoming_folder"] = str(disk / "new" / "incoming")
+        site.configuration["receiver"]["min_free_space_gb"] = 1
+        site.write()
+        found = worst(examined(site), "space")
+    assert found["severity"] == "error"
+    assert found["message"].startswith(f"{disk} (for incoming): ")
+
+
+def test_folders_that_only_root_can_make_have_one_command_for_all() -> None:
+    other_user = ("setpriv", "--reuid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder))
+        site.config_file.chmod(0o644)
+        site.remove_data()
+        os.chmod(folder, 0o555)
+        answer = site.process("doctor", "--json", wrapper=other_user)
+        os.chmod(folder, 0o755)
+    (found,) = findings(answer, "folders")
+    assert found["severity"] == "error"
+    assert found["remedy"].startswith(f"As root: mkdir -p {site.data} && chown ")
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_file_in_the_place_of_a_folder_is_named_with_its_remedy(site: Site, above: bool) -> None:
+    file = site.folder / "file"
+    file.touch()
+    site.configuration["mercure"]["error_folder"] = str(file / "error" if above else file)
+    site.write()
+    found = worst(examined(site), "folders")
+    assert found["severity"] == "error"
+    assert f"{file} is not a folder" in found["message"]
+    assert found["remedy"].startswith(f"Move it away (mv {file} {file}.old)")
+
+
+def test_what_is_no_reception_in_incoming_is_listed_with_the_way_in(site: Site) -> None:
+    incoming = site.layout.incoming
+    (incoming / "1.2.3#0123456789").mkdir()
+    assert not findings(examined(site), "incoming")
+    (incoming / "1.2.3").mkdir()
+    (found,) = findings(examined(site), "incoming")
+    assert found["message"].startswith(f"1 entry of {incoming} is no reception and will never be routed: 1.2.3")
+    (incoming / "1.2.3#1.2.3.4.dcm").touch()
+    (incoming / "1.2.3#9876543210").touch()
+    (incoming / "loose.dcm").touch()
+    (found,) = findings(examined(site), "incoming")
+    assert found["severity"] == "warning"
+    assert found["message"].startswith("4 entries")
+    assert found["message"].endswith("1.2.3, 1.2.3#1.2.3.4.dcm, 1.2.3#9876543210 and 1 more")
+    port = site.configuration["receiver"]["port"]
+    assert f"mercure send FOLDER --to 127.0.0.1:{port} --called MERCURE" in found["remedy"]
+
+
+def test_tls_files_that_cannot_be_read_are_named(site: Site) -> None:
+    key, cert = site.folder / "key.pem", site.folder / "cert.pem"
+    key.touch()
+    site.configuration["receiver"]["tls"] = {"key": str(key), "cert": str(cert), "port": peers.free_port()}
+    node = {"target_type": "dicomtls", "host": "127.0.0.1", "port": 9, "called_ae_title": "TLS"}
+    files = {"tls_key": str(key), "tls_cert": str(key), "ca_cert": str(site.folder / "ca.pem")}
+    site.configuration["targets"]["remote"] = node | files
+    site.write()
+    answer = examined(site)
+    assert answer.status == Exit.FAILED
+    found = worst(answer, "configuration")
+    assert (found["severity"], found["message"]) == ("error", f"receiver.tls.cert: {cert} does not exist")
+    found = worst(answer, "targets")
+    assert found["severity"] == "error"
+    assert found["message"] == f"target remote: {files['ca_cert']} does not exist (no rule uses it)"
 
 
 def test_a_folder_that_is_a_file_is_an_error(site: Site) -> None:
@@ -177,6 +262,18 @@ def test_a_port_that_the_running_platform_has_is_well(site: Site) -> None:
         found = worst(examined(site), "ports")
     assert found["severity"] == "ok"
     assert f"the running mercure (process {running.process.pid})" in found["message"]
+
+
+def test_a_port_that_another_installation_has_is_an_error(site: Site, tmp_path: Path) -> None:
+    other = Site(tmp_path / "other", receiver=site.configuration["receiver"])
+    with other.running() as running:
+        found = worst(examined(site), "ports")
+        refused = site.process("run")
+    assert found["severity"] == "error"
+    assert f"mercure (process {running.process.pid}), with another data folder" in found["message"]
+    assert "Stop that one" in found["remedy"]
+    assert refused.status == Exit.PORT
+    assert "with another data folder" in refused.err
 
 
 def test_an_address_of_another_machine_is_an_error(site: Site) -> None:
