@@ -11,6 +11,8 @@ from mercure.config.schema import Config
 from mercure.core.delivery import Outcome
 from mercure.dicom import (
     commitment,
+    commitment_data,
+    commitment_sender,
     dimse,
     framing,
     header,
@@ -138,8 +140,10 @@ def test_the_limits_in_sentences_are_those_of_the_code() -> None:
     with pytest.raises(pdu.ProtocolError):
         framing.Framer(largest).feed(memoryview(pdu.PDU_HEADER.pack(pdu.PDUType.DATA_TF, 3 * largest)))
     report = " ".join(section("3.6 Storage commitment").split())
-    assert f"{storage_scp._MAXIMUM_REPORTS} reports" in report
-    first, second, third = commitment._RETRY_SECONDS
+    assert f"{commitment.Unconfirmed._MAXIMUM_REPORTS} reports" in report
+    assert f"{commitment_data.MAXIMUM_REFERENCES} objects" in report
+    assert f"most {commitment_sender._MAXIMUM_REPORTS} reports" in report
+    first, second, third = commitment_sender._RETRY_SECONDS
     assert f"after {first:g}, {second:g} and {third:g} seconds" in report
 
 
@@ -157,6 +161,7 @@ def test_the_status_codes_of_c_store_are_those_of_the_code() -> None:
         dimse.DATA_SET_MISMATCH,
         dimse.CANNOT_UNDERSTAND,
         dimse.PROCESSING_FAILURE,
+        dimse.SOP_CLASS_NOT_SUPPORTED,
         dimse.UNRECOGNIZED_OPERATION,
     }
 

@@ -6,16 +6,20 @@ before it has confirmed the report, on a new one, to the port that is configured
 """
 
 import logging
-import threading
-import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from mercure.core.errors import MercureError
-from mercure.dicom import part10, services_scu, uids
-from mercure.dicom.commitment_data import Failure, Reference, encode_report, read_request
+from mercure.dicom import part10, uids
+from mercure.dicom.commitment_data import (
+    MAXIMUM_REFERENCES,
+    Failure,
+    Reference,
+    TooManyReferencesError,
+    encode_report,
+    read_request,
+)
+from mercure.dicom.commitment_sender import Report, ReportSender
 from mercure.dicom.part10 import NotDicomError
-from mercure.dicom.peer import Peer
 from mercure.dicom.worker_settings import PeerPort
 from mercure.spool.inventory import find_instances
 from mercure.spool.layout import Layout, Origin
@@ -34,10 +38,8 @@ PROCESSING_FAILURE = 0x0110
 RESOURCE_LIMITATION = 0x0213
 """Status of an N-ACTION when too many reports wait for their confirmation (PS3.7 C.5.20)."""
 
-_RETRY_SECONDS = (5.0, 30.0, 120.0)
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CommitmentRequest:
     """One N-ACTION: who wants to know what. `origin` is that of the association on which it came."""
 
@@ -45,22 +47,55 @@ class CommitmentRequest:
     origin: Origin
     transaction_uid: str
     references: Sequence[Reference]
-    _outcome: tuple[Sequence[Reference], Sequence[Failure]] | None = field(default=None, init=False)
 
-    @property
-    def event_type(self) -> int:
-        """What the report says: `ALL_COMMITTED` or `FAILURES_EXIST`. Looks into the data folder when asked first."""
-        return FAILURES_EXIST if self._checked()[1] else ALL_COMMITTED
+    def check(self, transfer_syntax: str) -> tuple[Report, bytes]:
+        """Look into the data folder; return the report to keep, and its data set in another transfer syntax.
 
-    def report(self, transfer_syntax: str) -> bytes:
-        """Return the data set of the report (PS3.4 table J.3-2)."""
-        committed, failed = self._checked()
-        return encode_report(transfer_syntax, self.transaction_uid, committed, failed)
+        The references may be forgotten then: the report as bytes takes a fraction of their memory (PS3.4 table J.3-2).
+        """
+        committed, failed = self.service.check(self.references)
+        event_type = FAILURES_EXIST if failed else ALL_COMMITTED
+        kept = encode_report(uids.IMPLICIT_VR_LITTLE_ENDIAN, self.transaction_uid, committed, failed)
+        report = Report(self.origin, self.transaction_uid, event_type, len(self.references), kept)
+        if transfer_syntax == uids.IMPLICIT_VR_LITTLE_ENDIAN:
+            return report, kept
+        return report, encode_report(transfer_syntax, self.transaction_uid, committed, failed)
 
-    def _checked(self) -> tuple[Sequence[Reference], Sequence[Failure]]:
-        if self._outcome is None:
-            self._outcome = self.service.check(self.references)
-        return self._outcome
+
+class Unconfirmed:
+    """The reports that went out on one association and that its peer has not confirmed, within limits."""
+
+    _MAXIMUM_REPORTS = 100
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._reports: dict[int, Report] = {}
+        self._message_id = 0
+        self._service: CommitmentService | None = None
+
+    def room(self) -> int:
+        """Return to how many instances the next request may refer. Raises `TooManyReferencesError` for none at all."""
+        if len(self._reports) >= self._MAXIMUM_REPORTS:
+            raise TooManyReferencesError("too many reports are not confirmed")
+        return MAXIMUM_REFERENCES - sum(report.references for report in self._reports.values())
+
+    def add(self, request: CommitmentRequest, transfer_syntax: str) -> tuple[int, int, bytes]:
+        """Check a request; return message id, event type and data set of the report to send."""
+        report, data_set = request.check(transfer_syntax)
+        self._service = request.service
+        self._message_id = self._message_id % 0xFFFF + 1
+        self._reports[self._message_id] = report
+        return self._message_id, report.event_type, data_set
+
+    def confirm(self, message_id: int) -> None:
+        """The peer has the report."""
+        self._reports.pop(message_id, None)
+
+    def send_later(self) -> None:
+        """The association is over: send what is left on an association of its own. Does not wait."""
+        if self._service and self._reports:
+            self._service.send_later(tuple(self._reports.values()))
+        self._reports.clear()
 
 
 class CommitmentService:
@@ -69,11 +104,16 @@ class CommitmentService:
     def __init__(self, layout: Layout, ports: Mapping[str, PeerPort]) -> None:
         """Take the host and port of each AE title that listens for reports."""
         self._layout = layout
-        self._ports = ports
+        self._sender = ReportSender(ports)
 
-    def requested(self, origin: Origin, data: bytes, transfer_syntax: str) -> CommitmentRequest:
-        """Read the data set of an N-ACTION. Raises `CommitmentDataError`. Nothing is looked up yet."""
-        transaction_uid, references = read_request(data, transfer_syntax)
+    def requested(
+        self, origin: Origin, data: bytes, transfer_syntax: str, maximum_references: int
+    ) -> CommitmentRequest:
+        """Read the data set of an N-ACTION. Nothing is looked up yet.
+
+        Raises `CommitmentDataError`, and `TooManyReferencesError` when it refers to more than so many instances.
+        """
+        transaction_uid, references = read_request(data, transfer_syntax, maximum_references)
         return CommitmentRequest(self, origin, transaction_uid, references)
 
     def check(self, references: Sequence[Reference]) -> tuple[Sequence[Reference], Sequence[Failure]]:
@@ -108,42 +148,6 @@ class CommitmentService:
                 reasons[reference] = 0 if reference.sop_instance_uid in paths else NO_SUCH_INSTANCE
         return reasons
 
-    def send_later(self, requests: Sequence[CommitmentRequest]) -> None:
-        """Send reports on a new association, from a thread of their own."""
-        threading.Thread(target=self._send_all, args=(tuple(requests),), daemon=True).start()
-
-    def _send_all(self, requests: Sequence[CommitmentRequest]) -> None:
-        for request in requests:
-            origin = request.origin
-            port = self._ports.get(origin.calling_ae_title)
-            if port is None:
-                log.warning(
-                    "no port is configured for storage commitment reports to %r; transaction %s stays without one",
-                    origin.calling_ae_title,
-                    request.transaction_uid,
-                )
-                continue
-            peer = Peer(port.host, port.port, origin.calling_ae_title, origin.called_ae_title)
-            for pause in (*_RETRY_SECONDS, None):
-                if self._send(peer, request) or pause is None:
-                    break
-                time.sleep(pause)
-
-    @staticmethod
-    def _send(peer: Peer, request: CommitmentRequest) -> bool:
-        data_set = request.report(uids.IMPLICIT_VR_LITTLE_ENDIAN)
-        try:
-            status = services_scu.send_event_report(peer, request.event_type, data_set)
-        except MercureError as error:
-            log.warning("report of transaction %s not sent: %s", request.transaction_uid, error)
-            return False
-        if status:
-            log.warning("report of transaction %s was answered with status 0x%04X", request.transaction_uid, status)
-        return True
-
-
-def send_unconfirmed(requests: Collection[CommitmentRequest]) -> None:
-    """Send the reports of one association, which is over, that its peer did not confirm on it."""
-    waiting = tuple(requests)
-    if waiting:
-        waiting[0].service.send_later(waiting)
+    def send_later(self, reports: Sequence[Report]) -> None:
+        """Send reports that nobody confirmed on an association of their own. Does not wait."""
+        self._sender.put(reports)

@@ -5,7 +5,7 @@ proportion to its bytes.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mercure.core.errors import PermanentError
@@ -20,6 +20,9 @@ FAILURE_REASON = 0x00081197
 FAILED_SOP_SEQUENCE = 0x00081198
 REFERENCED_SOP_SEQUENCE = 0x00081199
 
+MAXIMUM_REFERENCES = 50_000
+"""That all unconfirmed requests of one association may have together; their reports take some 10 MB."""
+
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
@@ -31,6 +34,12 @@ class CommitmentDataError(PermanentError):
     """The data set is no request for storage commitment."""
 
     code = "commitment_request"
+
+
+class TooManyReferencesError(CommitmentDataError):
+    """The request refers to more instances than may be asked about now."""
+
+    code = "commitment_references"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +58,12 @@ class Failure:
     reason: int
 
 
-def read_request(data: bytes, transfer_syntax: str) -> tuple[str, Sequence[Reference]]:
-    """Return Transaction UID and references. Raises `CommitmentDataError`."""
+def read_request(
+    data: bytes, transfer_syntax: str, maximum_references: int = MAXIMUM_REFERENCES
+) -> tuple[str, Sequence[Reference]]:
+    """Return Transaction UID and references. Raises `CommitmentDataError`, also for more references than that."""
     try:
-        transaction_uid, references = _Reader(data, transfer_syntax).request()
+        transaction_uid, references = _Reader(data, transfer_syntax, maximum_references).request()
     except (struct.error, HeaderError, Incomplete) as error:
         raise CommitmentDataError("the data set is malformed") from error
     if not is_valid_uid(transaction_uid):
@@ -65,8 +76,9 @@ def read_request(data: bytes, transfer_syntax: str) -> tuple[str, Sequence[Refer
 class _Reader:
     """A cursor over a data set. `struct.error` stands for its untimely end."""
 
-    def __init__(self, data: bytes, transfer_syntax: str) -> None:
+    def __init__(self, data: bytes, transfer_syntax: str, maximum_references: int) -> None:
         self._data = data
+        self._maximum_references = maximum_references
         self._position = 0
         self._explicit = transfer_syntax != uids.IMPLICIT_VR_LITTLE_ENDIAN
         self._order = ">" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<"
@@ -79,7 +91,7 @@ class _Reader:
             if tag == TRANSACTION_UID:
                 transaction_uid = uid_text(self._value(length))
             elif tag == REFERENCED_SOP_SEQUENCE:
-                references = list(self._items(length))
+                references = self._items(length)
             else:
                 self._skip(length, is_un=is_un)
         return transaction_uid, references
@@ -115,15 +127,19 @@ class _Reader:
         else:
             self._advance(length)
 
-    def _items(self, length: int) -> Iterator[Reference]:
+    def _items(self, length: int) -> list[Reference]:
+        references: list[Reference] = []
         end = None if length == _UNDEFINED else self._position + length
         while end is None or self._position < end:
             tag, item_length, _ = self._header()
             if tag == _SEQUENCE_END:
-                return
+                break
             if tag != _ITEM:
                 raise CommitmentDataError("the sequence holds something that is no item")
-            yield self._reference(item_length)
+            if len(references) == self._maximum_references:
+                raise TooManyReferencesError("the request refers to too many instances")
+            references.append(self._reference(item_length))
+        return references
 
     def _reference(self, length: int) -> Reference:
         end = None if length == _UNDEFINED else self._position + length

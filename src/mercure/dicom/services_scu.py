@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from mercure.dicom import dimse, uids
 from mercure.dicom.association_scu import Association
+from mercure.dicom.commitment_data import event_report_request
 from mercure.dicom.dimse import Command
 from mercure.dicom.pdu import ProposedContext, Role
 from mercure.dicom.peer import Peer, RejectedError
@@ -49,17 +50,7 @@ def send_event_report(
         if not association.roles.get(sop_class, _SCP_ONLY).scp:
             raise RejectedError(f"{peer} does not let us report storage commitment (role refused)")
         message_id = association.next_message_id()
-        command = dimse.encode(
-            {
-                dimse.AFFECTED_SOP_CLASS_UID: sop_class,
-                dimse.COMMAND_FIELD: Command.N_EVENT_REPORT_RQ,
-                dimse.MESSAGE_ID: message_id,
-                dimse.DATA_SET_TYPE: 1,
-                dimse.AFFECTED_SOP_INSTANCE_UID: uids.STORAGE_COMMITMENT_INSTANCE,
-                dimse.EVENT_TYPE_ID: event_type_id,
-            }
-        )
-        association.send_message(_ONE, command, data_set)
+        association.send_message(_ONE, event_report_request(message_id, event_type_id), data_set)
         return association.receive_reply(_ONE, Command.N_EVENT_REPORT_RQ, message_id).command.status
 
 

@@ -15,8 +15,8 @@ from mercure.core.errors import MercureError, SpoolError
 from mercure.core.tags import is_valid_uid
 from mercure.dicom import dimse, part10, pdu, uids
 from mercure.dicom.association_scp import Answer, DataSetSink
-from mercure.dicom.commitment import RESOURCE_LIMITATION, CommitmentRequest, send_unconfirmed
-from mercure.dicom.commitment_data import CommitmentDataError, event_report_request
+from mercure.dicom.commitment import RESOURCE_LIMITATION, CommitmentRequest, Unconfirmed
+from mercure.dicom.commitment_data import CommitmentDataError, TooManyReferencesError, event_report_request
 from mercure.dicom.dimse import Command, CommandSet
 from mercure.dicom.header import Incomplete, Placing, read_placing, read_placing_of
 from mercure.dicom.negotiation import AcceptedContext
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 
 _HEADER_BYTES = 16 << 10
 """Kept of each data set while it passes; nearly every header up to the series UID fits."""
-
-_MAXIMUM_REPORTS = 100
-"""Reports that one association may leave unconfirmed."""
 
 _NO_PLACE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOENT, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -72,7 +69,7 @@ class StorageService:
     min_free_bytes: int
     report: Callable[[str, Origin, Tally], None]
     """Called once for each association that stored or refused something: how it ended, who it was, what it brought."""
-    commitment: Callable[[Origin, bytes, str], CommitmentRequest] | None = None
+    commitment: Callable[[Origin, bytes, str, int], CommitmentRequest] | None = None
     """Reads the data set of an N-ACTION; see `CommitmentService.requested`. None: no storage commitment."""
 
     def has_space(self) -> bool:
@@ -93,8 +90,7 @@ class StorageHandler:
         self._origin = Origin("", "", peer_address)
         self._session: Session | None = None
         self._answer: Answer | None = None
-        self._unconfirmed: dict[int, CommitmentRequest] = {}
-        self._reports = 0
+        self._unconfirmed = Unconfirmed()
         self._next_draft: Draft | None = None
         self.tally = Tally()
 
@@ -117,7 +113,7 @@ class StorageHandler:
                 return Ignored(lambda: self._refuse_store(context_id, command))
             return StoreSink(self, context_id, context, command)
         if kind == Command.N_EVENT_REPORT_RSP and command.status == dimse.SUCCESS:
-            self._unconfirmed.pop(command.number(dimse.MESSAGE_ID_RESPONDED_TO), None)
+            self._unconfirmed.confirm(command.number(dimse.MESSAGE_ID_RESPONDED_TO))
         if kind & dimse.RESPONSE or kind == Command.C_CANCEL_RQ:
             return Ignored() if command.has_data_set else None
         if kind == Command.N_ACTION_RQ and command.has_data_set and self._service.commitment:
@@ -134,7 +130,7 @@ class StorageHandler:
             self._session.close()
         if self._next_draft:
             self._next_draft.discard()
-        send_unconfirmed(self._unconfirmed.values())
+        self._unconfirmed.send_later()
         self._service.report(reason, self._origin, self.tally)
 
     def answer(self, context_id: int, command: bytes) -> None:
@@ -209,19 +205,25 @@ class StorageHandler:
         """Answer an N-ACTION, then report on the same association."""
         request = None
         status = dimse.NO_SUCH_ACTION
-        if command.number(dimse.ACTION_TYPE_ID, 0) == 1 and self._service.commitment:
+        if command.number(dimse.ACTION_TYPE_ID, 0) == 1:
             try:
-                request = self._service.commitment(self._origin, data, context.transfer_syntax)
-                status = dimse.SUCCESS if len(self._unconfirmed) < _MAXIMUM_REPORTS else RESOURCE_LIMITATION
+                request = self._requested(data, context.transfer_syntax)
+                status = dimse.SUCCESS
+            except TooManyReferencesError as error:
+                log.warning("storage commitment refused for now: %s", error)
+                status = RESOURCE_LIMITATION
             except CommitmentDataError as error:
                 log.warning("storage commitment refused: %s", error)
                 status = dimse.INVALID_ARGUMENT
         self.answer(context_id, dimse.response_to(command, status))
-        if request and status == dimse.SUCCESS and self._answer:
-            self._reports += 1
-            self._unconfirmed[self._reports] = request
-            report = event_report_request(self._reports, request.event_type)
-            self._answer(context_id, report, request.report(context.transfer_syntax))
+        if request and self._answer:
+            message_id, event_type, data_set = self._unconfirmed.add(request, context.transfer_syntax)
+            self._answer(context_id, event_report_request(message_id, event_type), data_set)
+
+    def _requested(self, data: bytes, transfer_syntax: str) -> CommitmentRequest | None:
+        if not self._service.commitment:
+            return None
+        return self._service.commitment(self._origin, data, transfer_syntax, self._unconfirmed.room())
 
 
 class StoreSink:

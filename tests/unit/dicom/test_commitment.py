@@ -1,5 +1,6 @@
 import logging
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from tests.receiver import receiver
 from tests.sender import associate_rq, called, data_pdus, store
 
 from mercure.dicom import commitment as module
+from mercure.dicom import commitment_sender as sender_module
 from mercure.dicom import dimse, part10, uids
 from mercure.dicom.commitment import CLASS_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE, CommitmentService
 from mercure.dicom.commitment_data import CommitmentDataError, Failure, Reference, encode_report, read_request
+from mercure.dicom.commitment_sender import Report, ReportSender
 from mercure.dicom.worker_settings import PeerPort
 from mercure.spool.layout import Layout, Origin
 
@@ -215,7 +218,7 @@ def test_an_action_that_cannot_be_done_is_refused_and_not_reported(
 def test_a_peer_that_confirms_nothing_is_stopped_at_a_limit(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mercure.dicom.storage_scp._MAXIMUM_REPORTS", 2)
+    monkeypatch.setattr("mercure.dicom.commitment.Unconfirmed._MAXIMUM_REPORTS", 2)
     data = encoded(request(reference("1.2.3")), IMPLICIT_LITTLE)
     with (
         receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
@@ -246,14 +249,59 @@ def test_a_report_without_a_port_to_send_it_to_is_named_in_the_log(
     assert "1.2.840.1" in caplog.text
 
 
-def test_a_report_is_tried_again_when_the_peer_is_not_there(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_one_association_leaves_unconfirmed_refers_to_a_limited_number_of_instances(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RETRY_SECONDS", (0.0, 0.0))
-    service = CommitmentService(layout, {"SENDER": PeerPort("127.0.0.1", free_port())})
-    asked = service.requested(ORIGIN, encoded(request(reference("1.2.3")), IMPLICIT_LITTLE), IMPLICIT_LITTLE)
-    service.send_later([asked])
-    wait_until(lambda: caplog.text.count("not sent") == 3, "the report was tried three times")
+    monkeypatch.setattr("mercure.dicom.commitment.MAXIMUM_REFERENCES", 5)
+    three = encoded(request(*(reference(f"1.2.{number}") for number in range(3))), IMPLICIT_LITTLE)
+    two = encoded(request(reference("1.3.1"), reference("1.3.2")), IMPLICIT_LITTLE)
+    with (
+        receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
+        called(running.port, asking()) as caller,
+    ):
+        caller.send(action(three, message_id=1))
+        assert caller.status() == 0
+        first = caller.response().message_id
+        caller.data_set()
+        caller.send(action(three, message_id=2))
+        assert caller.status() == module.RESOURCE_LIMITATION
+        caller.send(action(two, message_id=3))
+        assert caller.status() == 0
+        caller.response()
+        caller.data_set()
+        caller.send(confirmation(first))
+        caller.send(action(three, message_id=4))
+        assert caller.status() == 0
+
+
+def report_of(transaction: str, title: str = "SENDER", data_set: bytes = b"") -> Report:
+    return Report(Origin(title, "MERCURE", "127.0.0.1"), transaction, 1, 1, data_set)
+
+
+def test_a_report_is_tried_again_when_the_peer_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sender_module, "_RETRY_SECONDS", (0.0, 0.0))
+    ReportSender({"SENDER": PeerPort("127.0.0.1", free_port())}).put([report_of("1.2.1"), report_of("1.2.2")])
+    wait_until(lambda: "given up" in caplog.text, "the peer was given up")
+    assert caplog.text.count("transaction 1.2.1 not sent") == 3
+    assert "2 storage commitment reports" in caplog.text
+
+
+def test_what_waits_for_an_association_is_bounded_and_has_one_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sender_module, "_RETRY_SECONDS", (60.0,))
+    monkeypatch.setattr(sender_module, "_MAXIMUM_REPORTS", 3)
+    monkeypatch.setattr(sender_module, "_MAXIMUM_BYTES", 100)
+    before = threading.active_count()
+    sender = ReportSender({"A": PeerPort("127.0.0.1", free_port()), "B": PeerPort("127.0.0.1", free_port())})
+    sender.put([report_of("1.1", "A", bytes(60)), report_of("1.2", "B", bytes(60))])
+    assert "transaction 1.2 stays without" in caplog.text
+    sender.put([report_of("1.3", "B"), report_of("1.4", "B"), report_of("1.5", "B")])
+    assert "transaction 1.5 stays without" in caplog.text
+    assert threading.active_count() == before + 1
+    wait_until(lambda: "1.1 not sent" in caplog.text and "1.3 not sent" in caplog.text, "both peers were tried")
 
 
 def test_an_instance_that_moves_meanwhile_counts_as_there(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
