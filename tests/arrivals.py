@@ -144,7 +144,11 @@ def census(layout: Layout) -> Census:
         if not folder.name.startswith(".") and folder.is_dir():
             found.loose[folder.name] = _uids(folder)
     for folder in layout.sealed.iterdir():
-        found.loose[f".sealed/{folder.name}"] = _uids(folder / names.RECEIVED)
+        received = folder / names.RECEIVED
+        if not received.is_dir():  # a crash between the move of the instances to the draft of the last job and its name
+            drafts = [draft for stage in Stage for draft in layout.stage(stage).glob(f".{folder.name}-*")]
+            received = next((d / names.RECEIVED for d in drafts if (d / names.RECEIVED).is_dir()), received)
+        found.loose[f".sealed/{folder.name}"] = _uids(received)
     for stage in Stage:
         jobs = [job for job in layout.stage(stage).iterdir() if not job.name.startswith(".") and job.is_dir()]
         found.jobs[stage] = {job.name: _uids(job / names.RECEIVED) for job in jobs}

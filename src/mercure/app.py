@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from mercure.config.load import Loaded
@@ -27,6 +26,7 @@ from mercure.services.clock import SystemClock
 from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
 from mercure.services.dispatcher import Dispatcher
 from mercure.services.receiver import Receiver, ReceiverSettings
+from mercure.services.reception_log import ReceptionLog
 from mercure.services.router import Router, RouterSettings
 from mercure.services.service import Service
 from mercure.services.supervisor import Supervisor
@@ -291,12 +291,14 @@ class Platform:
             services.append(
                 Router(self.layout, router_settings(loaded), self.clock, self.events, on_jobs=wake_dispatcher)
             )
+        reception = ReceptionLog(self.clock, self.events)
         if "receiver" in names:
             services.append(
                 Receiver(
                     receiver_settings(loaded, self.layout),
-                    on_association=self._on_association,
-                    on_recovered=self._on_recovered,
+                    on_association=reception.association,
+                    on_recovered=reception.recovered,
+                    on_end=reception.end,
                 )
             )
         return services
@@ -344,6 +346,7 @@ class Platform:
         self._reported = rejected
         if loaded is None:
             return
+        log.info("configuration taken up (revision %s)", loaded.revision[:12])
         self._report(loaded)
         if layout_of(loaded.config) != self.layout and self._move_to(loaded):
             return
@@ -382,29 +385,3 @@ class Platform:
         for problem in loaded.problems:
             log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "configuration: %s", problem)
         self.events.emit(Event(EventKind.CONFIG_LOADED, self.clock.now(), detail=loaded.revision[:12]))
-
-    def _on_association(self, report: dict[str, Any]) -> None:
-        now = self.clock.now()
-        detail = f"{report['calling_ae_title']} -> {report['called_ae_title']}: {report['how']}"
-        self.events.emit(
-            Event(
-                EventKind.ASSOCIATION_CLOSED,
-                now,
-                count=report["stored"],
-                size_bytes=report["stored_bytes"],
-                detail=detail,
-            )
-        )
-        if report["refused"]:
-            self.events.emit(Event(EventKind.INSTANCES_REFUSED, now, count=report["refused"], detail=detail))
-        if report["stored"] or report["refused"]:
-            log.info("association %s: %d instances stored, %d refused", detail, report["stored"], report["refused"])
-
-    def _on_recovered(self, count: int) -> None:
-        log.warning("%d instances of a receiver that died were recovered", count)
-        self.events.emit(Event(EventKind.RECOVERED, self.clock.now(), count=count))
-
-
-def config_store(path: Path) -> ConfigStore:
-    """Return the store of a configuration file."""
-    return ConfigStore(path)

@@ -315,20 +315,6 @@ def test_services_alone_have_a_journal_of_their_own(tmp_path: Path) -> None:
     assert any("dispatcher-receiver" in name for name in files)
 
 
-def test_what_associations_brought_is_in_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    running, _ = platform(tmp_path)
-    report = {"calling_ae_title": "CT1", "called_ae_title": "US", "how": "released", "stored_bytes": 10}
-    running._on_association(report | {"stored": 2, "refused": 1})
-    running._on_association(report | {"stored": 0, "refused": 0})
-    running._on_recovered(3)
-    found = events(tmp_path)
-    assert found.count(EventKind.ASSOCIATION_CLOSED) == 2
-    assert found.count(EventKind.INSTANCES_REFUSED) == 1
-    assert found.count(EventKind.RECOVERED) == 1
-    assert caplog.text.count("association CT1 -> US: released: 2 instances stored, 1 refused") == 1
-
-
 def test_a_platform_runs_and_ends_in_order(tmp_path: Path) -> None:
     receiver = {"host": "127.0.0.1", "port": free_port(), "workers": 1}
     running, _ = platform(tmp_path, receiver=receiver)

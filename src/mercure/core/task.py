@@ -94,6 +94,8 @@ class Job:
     """When the job came to its final stage."""
     done: tuple[str, ...] = ()
     """What earlier plans of the same series have made into jobs already (see `core.plan`)."""
+    trace: tuple[Mapping[str, Json], ...] = ()
+    """What each rule answered and why (`core.plan.RuleTrace` as JSON): names of rules and tags, never values."""
     appliance: str = ""
     server: str = ""
 
@@ -144,6 +146,7 @@ def to_json(job: Job, *, version: str = "") -> dict[str, Json]:
             "instances": list(job.instances),
             "reason": job.reason,
             "done": list(job.done),
+            "trace": [dict(rule) for rule in job.trace],
         },
     }
 
@@ -195,6 +198,7 @@ def from_json(data: Json) -> Job:
             complete_at=_time(ours.get("complete_at")),
             settled_at=_time(ours.get("settled_at")),
             done=tuple(_strings(ours.get("done") or [], "done")),
+            trace=tuple(dict(_mapping(rule, "trace")) for rule in ours.get("trace") or []),
             appliance=str(info.get("mercure_appliance") or ""),
             server=str(info.get("mercure_server") or ""),
         )

@@ -128,7 +128,10 @@ class DispatchQueue:
         return units
 
     def read(self, job_id: str) -> Job | None:
-        """Read a job as it stands in `outgoing/`; None when it left. Raises `SpoolError` when it is damaged."""
+        """Read a job as it stands in `outgoing/`; None when it left.
+
+        Raises `SpoolError` when it is damaged, `OSError` when it cannot be read just now.
+        """
         folder = self._layout.stage(Stage.OUTGOING) / job_id
         try:
             return read_task(folder)
@@ -140,8 +143,8 @@ class DispatchQueue:
     def _read(self, job_id: str) -> None:
         try:
             job = self.read(job_id)
-        except SpoolError:
-            self.odd.append(job_id)
+        except (SpoolError, OSError):
+            self.odd.append(job_id)  # settled under its claim, where it is read again
             return
         if job is None:
             return

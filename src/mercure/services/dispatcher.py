@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,13 +78,13 @@ class Dispatcher:
         self._control_mtime = 0
         self._scanned_at = float("-inf")
         self._cancel_checked_at = float("-inf")
-        self._next_settings: DispatcherSettings | None = None
+        self._next_settings: deque[DispatcherSettings] = deque(maxlen=1)
         self._troubles: dict[str, str] = {}
         self._targets_changed = True
 
     def configure(self, settings: DispatcherSettings) -> None:
         """Follow new settings soon; deliveries that run go on with the targets they have. Callable from any thread."""
-        self._next_settings = settings
+        self._next_settings.append(settings)
         self._bell.ring()
 
     def wake(self) -> None:
@@ -111,8 +111,7 @@ class Dispatcher:
     def step(self) -> None:
         """Settle what ended, notice what is new, and start what may start. Does not wait for any target."""
         if self._next_settings:
-            settings, self._next_settings = self._next_settings, None
-            self._follow(settings)
+            self._follow(self._next_settings.pop())
         self._settle_ended()
         self._scan()
         self._pass_on_cancels()
@@ -261,7 +260,7 @@ class Dispatcher:
 
     def _look_again(self, unit: Unit) -> None:
         """Put back a unit that cannot start now, if its job is still there."""
-        with contextlib.suppress(SpoolError):
+        with contextlib.suppress(SpoolError, OSError):
             job = self._queue.read(unit.job_id)
             if job:
                 kept = tuple(d for d in job.deliveries if d.target == unit.target)

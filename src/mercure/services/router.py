@@ -11,8 +11,9 @@ import logging
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -89,11 +90,11 @@ class Router:
         self._incoming_mtime = 0
         self._not_before: dict[str, float] = {}
         self._server = socket.gethostname()
-        self._next_settings: RouterSettings | None = None
+        self._next_settings: deque[RouterSettings] = deque(maxlen=1)
 
     def configure(self, settings: RouterSettings) -> None:
         """Follow new settings from the next series on. A shorter trigger holds for receptions that gather now, too."""
-        self._next_settings = settings
+        self._next_settings.append(settings)
         self._bell.ring()
 
     def wake(self) -> None:
@@ -117,7 +118,7 @@ class Router:
     def step(self) -> bool:
         """Look for new receptions, then route at most one that is due. True when there may be more to do at once."""
         if self._next_settings:
-            self._settings, self._next_settings = self._next_settings, None
+            self._settings = self._next_settings.pop()
             self._scanned_at = self._scan_again_at = self._resume_at = float("-inf")
         self._scan()
         now = self._clock.now()
@@ -227,11 +228,17 @@ class Router:
         if moment < self._resume_at:
             return
         self._resume_at = moment + self._settings.scan_interval_seconds
-        for sealed in sealing.open_sealed(self._layout):
+        for sealed in sealing.open_sealed(self._layout, self._cannot_take):
             if self._not_before.get(sealed.id, 0.0) > moment:
                 sealed.close()
             else:
                 self._route(sealed)
+
+    def _cannot_take(self, seal_id: str, error: OSError) -> None:
+        moment = self._clock.monotonic()
+        if self._not_before.get(seal_id, 0.0) <= moment:
+            self._not_before[seal_id] = moment + _ERROR_OF_OURS_SECONDS
+            log.error("the sealed series %s cannot be taken now: %s", seal_id, error.strerror)
 
     def _route(self, sealed: Sealed) -> None:
         """Bring a sealed reception to its jobs. When that fails it stays sealed and is tried again."""
@@ -252,6 +259,7 @@ class Router:
 
     def _make_jobs(self, sealed: Sealed) -> None:
         stored: Mapping[str, Any] | None
+        contents: Contents | None = None
         try:
             stored = sealed.read_plan()
             jobs = _placed_jobs(stored) if stored is not None else []
@@ -266,11 +274,17 @@ class Router:
                     raise SpoolError("a job that is to be routed again holds no instance; it stays in .sealed/")
                 sealed.remove()
                 return
+            if contents.problem:
+                stored, jobs = {}, [self._damaged(sealed, contents.problem)]
+        if stored is None and contents:
             jobs, plan = self._plan(sealed, contents)
             sealed.write_plan({**plan_to_json(plan), "made": [_placed_to_json(placed) for placed in jobs]})
         made = sealed.create_jobs(jobs, resumed=stored is not None)
         for placed in made:
             self._events.emit(_created(placed, self._clock.now()))
+            if placed.stage is Stage.ERROR:
+                series_uid = placed.job.series.series_uid
+                log.error("series %s waits in error/ as job %s: %s", series_uid, placed.job.id, placed.job.reason)
         if made:
             self._on_jobs()
 
@@ -318,6 +332,7 @@ class Router:
             unknown = PlannedJob(Stage.ERROR, "none", fail_stage=FailStage.ROUTING, reason=reason)
             plan = Plan((unknown,), done=tuple(done))
         series = series_info(tags, contents)
+        trace = tuple(asdict(rule) for rule in plan.trace)
         jobs = []
         for number, planned in enumerate(plan.jobs, start=1):
             job = Job(
@@ -335,6 +350,7 @@ class Router:
                 complete_at=now,
                 settled_at=now if planned.stage.is_final else None,
                 done=plan.done if planned.stage is Stage.ERROR else (),
+                trace=trace,
                 appliance=settings.appliance,
                 server=self._server,
             )

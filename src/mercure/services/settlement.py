@@ -52,6 +52,10 @@ def after_attempt(delivery: Delivery, attempt: Attempt, pause: Pause, now: datet
     return put_off, EventKind.DELIVERY_DEFERRED
 
 
+def _text(delivery: Delivery) -> str:
+    return f"{delivery.not_before:%Y-%m-%dT%H:%M:%SZ}"
+
+
 class Settlement:
     """Ends jobs. Holds none: the claim is handed in, and is over afterwards unless an error was raised."""
 
@@ -67,6 +71,8 @@ class Settlement:
         delivery, kind = after_attempt(delivery, attempt, pause, now)
         job = job.with_delivery(delivery)
         detail = str(attempt.error) if attempt.error else None
+        if delivery.not_before and delivery.state is DeliveryState.WAITING and detail != STOPPING:
+            log.warning("job %s waits for target %s until %s: %s", job.id, attempt.target, _text(delivery), detail)
         self.emit(kind, job, target=attempt.target, count=attempt.sent, duration_seconds=attempt.seconds, detail=detail)
         return job
 
@@ -82,7 +88,8 @@ class Settlement:
     def fail(self, taken: Claim, job: Job, reason: str) -> None:
         """Move a job to `error/`. Raises `OSError` or `SpoolError`."""
         taken.fail(job, FailStage.DISPATCHING, reason, self._clock.now())
-        log.error("job %s went to error: %s", job.id, reason)
+        level = logging.WARNING if BY_OPERATOR in reason else logging.ERROR  # an operator knows what he has cancelled
+        log.log(level, "job %s went to error: %s", job.id, reason)
         self.emit(EventKind.JOB_SETTLED, job, detail=Stage.ERROR.value, count=len(job.instances))
 
     def odd(self, taken: Claim) -> Job | None:

@@ -10,7 +10,7 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState, FailStage, Job
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder
+from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.jobs import Claim, claim
 from mercure.spool.layout import Layout
 from mercure.spool.moves import move_job
@@ -32,7 +32,7 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
         job = taken.read()
         if taken.stage is Stage.OUTGOING:
             taken.defer(_all_due(job, now))
-            layout.control.touch()
+            _mark(layout.control)
             return "is due now"
         if job.fail_stage is FailStage.RECEIVING:
             raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
@@ -43,7 +43,7 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
         if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
             raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
         taken.commit(replace(_all_due(job, now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
-        layout.control.touch()
+        _mark(layout.control)
         return "is dispatched again to the targets that do not have everything"
 
 
@@ -56,7 +56,7 @@ def cancel(layout: Layout, job_id: str, now: datetime) -> str:
         taken = claim(layout, stage, job_id)
         if taken is None:
             _mark(folder / names.CANCEL_FILE, f"job {job_id} has just left {stage.value}/")
-            layout.control.touch()
+            _mark(layout.control)
             # The worker may have let go of it meanwhile, without seeing the mark.
             taken = claim(layout, stage, job_id)
         if taken is None:
@@ -74,7 +74,7 @@ def hold(layout: Layout, stage: Stage, job_id: str = "") -> None:
     folder = layout.stage(stage)
     mark = folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE
     _mark(mark, f"job {job_id} has just left {stage.value}/")
-    layout.control.touch()
+    _mark(layout.control)
 
 
 def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
@@ -83,14 +83,20 @@ def release(layout: Layout, stage: Stage, job_id: str = "") -> None:
     folder = layout.stage(stage)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(folder / job_id / names.JOB_HOLD_FILE if job_id else folder / names.HOLD_FILE)
-    layout.control.touch()
+    _mark(layout.control)
 
 
-def _mark(path: Path, gone: str) -> None:
+def _mark(path: Path, gone: str = "") -> None:
+    """Touch a marker file. Raises `SpoolError` saying `gone` when its folder is not there any more."""
     try:
-        path.touch()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except FileNotFoundError:
-        raise SpoolError(gone) from None
+        raise SpoolError(gone or f"there is no folder {path.parent}") from None
+    try:
+        give_to_owner(descriptor, path.parent)
+        os.utime(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_holdable(layout: Layout, stage: Stage, job_id: str) -> None:
@@ -132,6 +138,6 @@ def _route_again(layout: Layout, taken: Claim, now: datetime) -> None:
     seal_id = f"{taken.id}-r" if len(taken.id) < _LONG_ID else new_seal_id(now)
     if (layout.sealed / seal_id).exists():
         raise SpoolError("the job is being routed again already")
-    move_job(taken.folder, layout.sealed / seal_id)
+    move_job(taken.folder, layout.sealed / seal_id, taken.stage)
     fsync_folder(layout.sealed)
     fsync_folder(layout.stage(taken.stage))

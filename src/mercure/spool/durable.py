@@ -60,6 +60,7 @@ def write_durably(path: Path, data: bytes, *, fsync: bool = True, fsync_name: bo
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
     try:
         write_all(descriptor, data)
+        give_to_owner(descriptor, path.parent)
         if fsync:
             os.fsync(descriptor)
     finally:
@@ -67,6 +68,13 @@ def write_durably(path: Path, data: bytes, *, fsync: bool = True, fsync_name: bo
     os.rename(draft, path)
     if fsync and fsync_name:
         fsync_folder(path.parent)
+
+
+def give_to_owner(descriptor: int, folder: str | os.PathLike[str]) -> None:
+    """Give a new file to the owner of its folder: what an operator makes as root must not lock out the services."""
+    if os.geteuid() == 0:
+        owner = os.stat(folder)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

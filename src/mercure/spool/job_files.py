@@ -10,7 +10,7 @@ from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
 from mercure.core.task import Job, from_json, to_json
 from mercure.spool import layout as names
-from mercure.spool.durable import write_durably
+from mercure.spool.durable import give_to_owner, write_all, write_durably
 
 _MAXIMUM_TASK_BYTES = 64 << 20
 
@@ -24,24 +24,32 @@ def write_task(folder: Path, job: Job, *, fsync: bool = True, fsync_name: bool =
 
 
 def read_task(folder: Path) -> Job:
-    """Read `task.json`. Raises `SpoolError` when it is not there or not valid."""
+    """Read `task.json`. Raises `SpoolError` when it is not there or not valid.
+
+    Raises `OSError` when it cannot be read just now (no descriptor left, a disk or a file server that fails): that says
+    nothing about the job.
+    """
     try:
         with open(folder / names.TASK_FILE, "rb") as file:
             content = file.read(_MAXIMUM_TASK_BYTES + 1)
         if len(content) > _MAXIMUM_TASK_BYTES:
             raise SpoolError("task.json is too long")
         return from_json(json.loads(content.decode("utf-8", "surrogatepass")))
-    except OSError as error:
-        raise SpoolError(f"task.json cannot be read: {error.strerror}") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise SpoolError("there is no task.json") from error
     except (ValueError, RecursionError) as error:
         raise SpoolError(f"task.json is no JSON ({type(error).__name__})") from error
 
 
 def write_error_log(folder: Path, reason: str, at: datetime) -> None:
     """Add the reason to `error.log`, for a person."""
-    line = " ".join(reason.split())
-    with open(folder / names.ERROR_LOG, "a", encoding="utf-8", errors="replace") as file:
-        file.write(f"{at:%Y-%m-%dT%H:%M:%SZ} {line}\n")
+    line = f"{at:%Y-%m-%dT%H:%M:%SZ} {' '.join(reason.split())}\n"
+    descriptor = os.open(folder / names.ERROR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    try:
+        give_to_owner(descriptor, folder)
+        write_all(descriptor, line.encode("utf-8", "replace"))
+    finally:
+        os.close(descriptor)
 
 
 class Ledger:
@@ -56,13 +64,17 @@ class Ledger:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(folder / names.LEDGER_FILE, flags, 0o640)
         size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.write(self._descriptor, b"\n")
+        self._is_cut_off = bool(size) and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def record(self, target: str, result: InstanceResult) -> None:
-        """Append a line."""
+        """Append a line. Raises `OSError`; the next line stands by itself all the same."""
         line = json.dumps([target, result.name, result.outcome.value, result.detail], ensure_ascii=False)
-        os.write(self._descriptor, line.encode("utf-8", "replace") + b"\n")
+        content = line.encode("utf-8", "replace") + b"\n"
+        if self._is_cut_off:
+            content = b"\n" + content
+        self._is_cut_off = True
+        write_all(self._descriptor, content)
+        self._is_cut_off = False
 
     def close(self) -> None:
         """Close the file."""

@@ -17,7 +17,7 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, SeriesInfo
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder
+from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.job_files import read_task, write_error_log, write_task
 from mercure.spool.layout import Layout
 from mercure.spool.moves import finish_move, move_job, remove_job
@@ -76,7 +76,7 @@ class Claim:
         self._clear_marks()
         target = self._layout.stage(to) / self.id
         if not target.exists():
-            move_job(self.folder, target)
+            move_job(self.folder, target, self.stage)
         elif self._is_copied_to(target):
             remove_job(self.folder)
         else:  # a rename onto an empty folder would silently replace it
@@ -132,6 +132,7 @@ def claim(layout: Layout, stage: Stage, job_id: str) -> Claim | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
+        give_to_owner(lock, folder)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The folder may have moved between open and lock: then this is the lock of a job that stands elsewhere.
         if os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino:

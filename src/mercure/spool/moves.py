@@ -22,14 +22,14 @@ _MOVED_FROM = ".moved-from"
 _GONE = ".gone"
 
 
-def move_job(source: Path, target: Path) -> None:
-    """Move a job folder, whose claim the caller holds, to a name that is free. Raises `OSError`."""
+def move_job(source: Path, target: Path, stage: Stage) -> None:
+    """Move a job folder, whose claim the caller holds, from its stage to a name that is free. Raises `OSError`."""
     try:
         os.rename(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        write_durably(source / _MOVED_FROM, f"{source.parent.name}/{source.name}".encode())
+        write_durably(source / _MOVED_FROM, f"{stage.value}/{source.name}".encode())
         copy_folder(source, target)
         remove_job(source)
         _unmark(target)

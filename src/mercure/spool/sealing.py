@@ -19,7 +19,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,8 @@ class Contents:
     origin: Origin
     instances: tuple[str, ...]
     kinds: int
+    problem: str = ""
+    """Why origin and study are not known, when `reception.json` is damaged: no rule may be asked then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ class Sealed:
             self._lock = -1
 
     def contents(self) -> Contents | None:
-        """Return what was sealed, or None when the crash came before the seal and there is nothing."""
+        """Return what was sealed, or None when the crash came before the seal and there is nothing.
+
+        Raises `OSError` when it cannot be read just now.
+        """
         try:
             entries = sorted(os.listdir(self.received))
         except FileNotFoundError:
@@ -84,10 +89,18 @@ class Sealed:
                 data = json.load(file)
             origin = Origin(data["sender_aet"], data["receiver_aet"], data["sender_address"])
             return Contents(data["study_uid"], data["series_uid"], origin, instances, kinds)
-        except (OSError, ValueError, KeyError, TypeError):
-            # The file was damaged from outside. The instances are what counts; they say themselves what they are.
-            series_uid = instances[0].partition("#")[0] if instances else ""
-            return Contents("", series_uid, Origin("", "", ""), instances, kinds)
+        except FileNotFoundError:
+            problem = (
+                ""  # of an existing installation, or of a job whose task.json was lost: an operator wants it routed
+            )
+        except (ValueError, KeyError, TypeError):
+            problem = "reception.json is damaged: who sent the series, and to whom, is not known"
+        earlier = self.earlier_job()
+        if earlier and (known := earlier.series).calling_ae_title:
+            origin = Origin(known.calling_ae_title, known.called_ae_title, known.peer_address)
+            return Contents(known.study_uid, known.series_uid, origin, instances, kinds)
+        series_uid = instances[0].partition("#")[0] if instances else ""
+        return Contents("", series_uid, Origin("", "", ""), instances, kinds, problem)
 
     def earlier_job(self) -> Job | None:
         """Return the job that was taken back from `error/` to be routed again, or None for a fresh reception."""
@@ -112,7 +125,9 @@ class Sealed:
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Store the plan. Its content is durable when it returns, its name no later than that of any job."""
         content = json.dumps(plan, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        write_durably(self.folder / names.PLAN_FILE, content, fsync_name=False)
+        # Names become durable in their order on one file system only.
+        elsewhere = any(self._is_elsewhere(stage) for stage in Stage)
+        write_durably(self.folder / names.PLAN_FILE, content, fsync_name=elsewhere)
 
     def create_jobs(self, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
         """Make the jobs of the plan, and remove the sealed folder. Returns those that were made now.
@@ -129,6 +144,8 @@ class Sealed:
         if not (resumed and self._is_made(last)):
             self._move_job(last)
             made.append(last)
+        elif self._is_elsewhere(last.stage):  # it was copied whole, and a crash came before all of the source was gone
+            shutil.rmtree(self.received, ignore_errors=True)
         self.remove()
         return made
 
@@ -187,8 +204,12 @@ class Sealed:
     def _publish(self, placed: PlacedJob) -> None:
         stage = self._layout.stage(placed.stage)
         os.rename(self._draft_folder(placed), stage / placed.job.id)
-        if os.stat(stage).st_dev != os.stat(self.folder).st_dev:
-            fsync_folder(stage)  # names become durable in their order on one file system only
+        if self._is_elsewhere(placed.stage):
+            fsync_folder(stage)
+
+    def _is_elsewhere(self, stage: Stage) -> bool:
+        """Whether a stage lies on another file system than this sealed folder."""
+        return os.stat(self._layout.stage(stage)).st_dev != os.stat(self.folder).st_dev
 
     def _is_made(self, last: PlacedJob) -> bool:
         """Whether the job that takes the instances was published, wherever it has gone since."""
@@ -250,10 +271,15 @@ def _new_sealed(layout: Layout, seal_id: str) -> Sealed:
     return Sealed(layout, seal_id, lock)
 
 
-def open_sealed(layout: Layout) -> Iterator[Sealed]:
+def _raise(_name: str, error: OSError) -> None:
+    raise error
+
+
+def open_sealed(layout: Layout, on_error: Callable[[str, OSError], None] = _raise) -> Iterator[Sealed]:
     """Take over the sealed receptions that nobody works on: those of a router that died, and those to route again.
 
-    One at a time: the lock of each is taken when it is asked for, and is the caller's to close.
+    One at a time: the lock of each is taken when it is asked for, and is the caller's to close. One that cannot be
+    taken is handed to `on_error` with the reason, and stops no other.
     """
     for name in sorted(os.listdir(layout.sealed)):
         folder = layout.sealed / name
@@ -261,19 +287,32 @@ def open_sealed(layout: Layout) -> Iterator[Sealed]:
             _sweep_hidden(folder)
             continue
         try:
-            lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            same = os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino
-        except (BlockingIOError, FileNotFoundError):
-            same = False
-        if same:
-            finish_move(layout, folder)
-            yield Sealed(layout, name, lock)
+            sealed = _open_one(layout, folder)
+        except OSError as error:
+            on_error(name, error)
         else:
-            os.close(lock)
+            if sealed:
+                yield sealed
+
+
+def _open_one(layout: Layout, folder: Path) -> Sealed | None:
+    """Take the lock of a sealed reception; None when somebody has it, or the folder has gone."""
+    try:
+        lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(folder / names.LOCK_FILE).st_ino == os.fstat(lock).st_ino:
+            finish_move(layout, folder)
+            return Sealed(layout, folder.name, lock)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
 
 
 def make_folders(layout: Layout) -> None:

@@ -88,8 +88,9 @@ def _view(layout: Layout, stage: Stage, job_id: str, locked: frozenset[int], now
     folder = layout.stage(stage) / job_id
     try:
         job = read_task(folder)
-    except SpoolError as error:
-        return JobView(job_id, stage, "damaged", None, folder, str(error)) if folder.is_dir() else None
+    except (SpoolError, OSError) as error:
+        problem = f"task.json cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return JobView(job_id, stage, "damaged", None, folder, problem) if folder.is_dir() else None
     if job.id != job_id:
         return JobView(job_id, stage, "damaged", None, folder, "task.json belongs to another job")
     return JobView(job_id, stage, _state(layout, stage, job, locked=locked, now=now), job, folder)

@@ -29,7 +29,7 @@ class AssociationPool:
     def take(self, peer: Peer, kinds: Iterable[Kind]) -> StoreAssociation | None:
         """Return an open association with this peer, to which all these kinds were proposed, or None.
 
-        The caller owns it then. It may still turn out to be dead: a peer can end it at any moment. With None, those that
+        The caller owns it then. It may still be dead: a peer can end it at any moment. With None, those that
         are kept for other kinds are released first: many a peer serves one association at a time, and would let the
         new one wait until the kept one is over.
         """

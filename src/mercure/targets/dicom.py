@@ -72,6 +72,11 @@ class _Delivery:
             if self._closed:
                 association.close()
 
+    def let_go(self) -> None:
+        """Have `close` end nothing any more: the association goes to somebody else."""
+        with self._lock:
+            self._association = None
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -154,6 +159,7 @@ class DicomTarget:
                 association.store_all(outgoing, done, before=delivery.progress.check, priority=priority)
         except OSError as error:
             raise TransientError(f"a file of the job cannot be read: {error.strerror}") from None
+        delivery.let_go()
         self._pool.give(association)
 
     def test(self) -> TargetTest:

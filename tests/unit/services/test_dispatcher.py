@@ -788,7 +788,7 @@ def test_a_job_of_an_existing_installation_is_delivered(layout: Layout, series: 
     task = {"id": "4f1c-old", "info": info, "dispatch": {"target_name": ["archive"], "status": status}}
     (old / "task.json").write_text(json.dumps(task))
     desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
-    desk.until(lambda: (layout.success / "4f1c-old").is_dir(), "the job has ended")
+    desk.until((layout.success / "4f1c-old").is_dir, "the job has ended")
     assert len(list((tmp_path / "targets/archive/4f1c-old").glob("*.dcm"))) == len(series.files)
 
 
@@ -798,5 +798,14 @@ def test_a_job_without_instances_is_no_success(layout: Layout, series: BuiltSeri
         path.unlink()
     write_task(layout.outgoing / job.id, replace(job, instances=()))
     desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
-    desk.until(lambda: (layout.error / job.id).is_dir(), "the job has ended")
+    desk.until((layout.error / job.id).is_dir, "the job has ended")
     assert "holds no instance" in (layout.error / job.id / names.ERROR_LOG).read_text()
+
+
+def test_a_target_that_is_away_is_said_in_the_log(
+    layout: Layout, series: BuiltSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(layout, series, "archive")
+    desk = Desk(layout, {"archive": folder(tmp_path, "archive", there=False)})
+    desk.settle()
+    assert f"job {job.id} waits for target archive until " in caplog.text

@@ -154,13 +154,13 @@ def test_a_worker_that_lets_go_before_it_sees_the_mark_does_not_keep_the_job_ali
 ) -> None:
     job = make_job(layout, series, "a")
     taken = claimed(layout, job.id)
-    touch = Path.touch
+    mark = controls._mark
 
-    def deferred_meanwhile(path: Path) -> None:
+    def deferred_meanwhile(path: Path, gone: str = "") -> None:
         taken.defer(job)
-        touch(path)
+        mark(path, gone)
 
-    monkeypatch.setattr(Path, "touch", deferred_meanwhile)
+    monkeypatch.setattr(controls, "_mark", deferred_meanwhile)
     assert controls.cancel(layout, job.id, NOW) == "is cancelled"
     assert not (layout.error / job.id / names.CANCEL_FILE).exists()
 
@@ -170,14 +170,14 @@ def test_a_job_that_ends_while_it_is_cancelled_or_held_is_said_to_have_left(
 ) -> None:
     job = make_job(layout, series, "a")
     taken = claimed(layout, job.id)
-    touch = Path.touch
+    mark = controls._mark
 
-    def finished_meanwhile(path: Path) -> None:
+    def finished_meanwhile(path: Path, gone: str = "") -> None:
         if path.parent.exists():
             taken.commit(job, Stage.SUCCESS)
-        touch(path)
+        mark(path, gone)
 
-    monkeypatch.setattr(Path, "touch", finished_meanwhile)
+    monkeypatch.setattr(controls, "_mark", finished_meanwhile)
     with pytest.raises(SpoolError, match="just left outgoing"):
         controls.cancel(layout, job.id, NOW)
     assert read_task(layout.success / job.id).id == job.id

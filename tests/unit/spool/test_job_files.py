@@ -37,11 +37,17 @@ def test_a_task_that_is_not_valid_is_an_error_of_the_spool(tmp_path: Path, conte
 def test_a_task_that_is_not_there_or_too_long_is_an_error_of_the_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SpoolError, match="cannot be read"):
+    with pytest.raises(SpoolError, match=r"there is no task\.json"):
         read_task(tmp_path)
     write_task(tmp_path, job())
     monkeypatch.setattr(job_files, "_MAXIMUM_TASK_BYTES", 10)
     with pytest.raises(SpoolError, match="too long"):
+        read_task(tmp_path)
+
+
+def test_a_task_that_cannot_be_read_just_now_says_nothing_about_the_job(tmp_path: Path) -> None:
+    (tmp_path / "task.json").symlink_to("task.json")  # the kernel answers ELOOP: an error that is not "no such file"
+    with pytest.raises(OSError, match="symbolic links"):
         read_task(tmp_path)
 
 

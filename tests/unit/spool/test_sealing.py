@@ -371,3 +371,27 @@ def test_ids_of_seals_sort_by_time_and_are_job_ids() -> None:
     assert names.check_job_id(first) == first
     assert first < sealing.new_seal_id(NOW.replace(year=2027))
     assert first != sealing.new_seal_id(NOW)
+
+
+def test_a_sealed_folder_that_cannot_be_taken_stops_no_other(layout: Layout) -> None:
+    for name in ("20260101T120000-0000000001", "20260101T120000-0000000002"):
+        (layout.sealed / name).mkdir()
+    (layout.sealed / "20260101T120000-0000000001" / names.LOCK_FILE).symlink_to(names.LOCK_FILE)
+    troubles: list[str] = []
+    taken = list(sealing.open_sealed(layout, lambda name, _error: troubles.append(name)))
+    assert [sealed.id for sealed in taken] == ["20260101T120000-0000000002"]
+    assert troubles == ["20260101T120000-0000000001"]
+    with pytest.raises(OSError, match="symbolic links"):
+        list(sealing.open_sealed(layout))
+
+
+def test_a_damaged_reception_file_is_a_problem_and_no_unknown_sender(layout: Layout) -> None:
+    folder = layout.sealed / "20260101T120000-0000000003"
+    (folder / names.RECEIVED).mkdir(parents=True)
+    (folder / names.RECEIVED / "1.2#1.2.3.dcm").touch()
+    (folder / names.RECEIVED / names.RECEPTION_FILE).write_text("{")
+    (sealed,) = sealing.open_sealed(layout)
+    contents = sealed.contents()
+    assert contents is not None
+    assert "damaged" in contents.problem
+    sealed.close()

@@ -1,0 +1,67 @@
+"""What the log and the journal say of associations."""
+
+import logging
+from typing import Any
+
+import pytest
+from tests.fake_clock import FakeClock, Recorded
+
+from mercure.core.events import EventKind
+from mercure.services.reception_log import ReceptionLog
+
+REPORT: dict[str, Any] = {
+    "how": "released",
+    "calling_ae_title": "CT1",
+    "called_ae_title": "MERCURE",
+    "peer_address": "10.0.0.1",
+    "stored": 3,
+    "refused": 0,
+    "stored_bytes": 100,
+}
+
+
+def test_a_good_association_is_one_event_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    events = Recorded()
+    with caplog.at_level(logging.INFO):
+        ReceptionLog(FakeClock(), events).association(REPORT)
+    (event,) = events.events
+    assert (event.kind, event.count, event.size_bytes) == (EventKind.ASSOCIATION_CLOSED, 3, 100)
+    assert "'CT1' to 'MERCURE' from 10.0.0.1: released: 3 instances stored" in caplog.text
+
+
+def test_refused_instances_are_said_with_their_reason_and_where_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    events = Recorded()
+    report = {**REPORT, "refused": 2, "last_refusal": "StudyInstanceUID is missing", "last_refused_job": "j1"}
+    ReceptionLog(FakeClock(), events).association(report)
+    refused = events.events[1]
+    assert (refused.kind, refused.count, refused.job_id) == (EventKind.INSTANCES_REFUSED, 2, "j1")
+    assert str(refused.detail).endswith("StudyInstanceUID is missing")
+    assert caplog.records[0].levelno == logging.WARNING
+    assert "2 refused, the last one: StudyInstanceUID is missing, kept as job j1" in caplog.text
+
+
+def test_control_characters_of_a_peer_do_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        ReceptionLog(FakeClock(), Recorded()).association({**REPORT, "calling_ae_title": "A\nERROR\x1b[2J"})
+    assert "'A\\nERROR\\x1b[2J'" in caplog.text
+
+
+def test_a_rejection_is_said_once_a_minute_for_each_peer(caplog: pytest.LogCaptureFixture) -> None:
+    clock, events = FakeClock(), Recorded()
+    reception = ReceptionLog(clock, events)
+    for _ in range(5):
+        reception.end("10.0.0.1", "rejected: result 1, source 1, reason 7")
+    reception.end("10.0.0.2", "rejected: result 1, source 1, reason 7")
+    reception.end("10.0.0.1", "released")
+    assert len(events.events) == 2
+    clock.advance(61)
+    reception.end("10.0.0.1", "rejected: result 1, source 1, reason 7")
+    assert [event.kind for event in events.events] == [EventKind.ASSOCIATION_REJECTED] * 3
+    assert len(caplog.records) == 3
+
+
+def test_what_was_recovered_is_in_the_journal(caplog: pytest.LogCaptureFixture) -> None:
+    events = Recorded()
+    ReceptionLog(FakeClock(), events).recovered(3)
+    assert (events.events[0].kind, events.events[0].count) == (EventKind.RECOVERED, 3)
+    assert "3 instances" in caplog.text
