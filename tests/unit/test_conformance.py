@@ -21,6 +21,7 @@ from mercure.dicom import (
     scu,
     send_buffer,
     storage_scp,
+    tls_server,
     uids,
     worker,
 )
@@ -206,5 +207,5 @@ def test_the_character_sets_that_are_named_are_known() -> None:
 
 def test_tls_is_at_least_the_stated_version() -> None:
     assert "TLS 1.2 or later" in section("5. Security")
-    source = Path(worker.__file__).read_text(encoding="utf-8")
+    source = Path(tls_server.__file__).read_text(encoding="utf-8")
     assert "minimum_version = ssl.TLSVersion.TLSv1_2" in source

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -26,7 +27,9 @@ from mercure.dicom.association_scp import AssociationSCP
 from mercure.dicom.commitment import CommitmentService
 from mercure.dicom.recovery import recover_drafts
 from mercure.dicom.storage_scp import StorageHandler, StorageService, Tally
-from mercure.dicom.wire import Wire
+from mercure.dicom.tls_client import TlsFilesError
+from mercure.dicom.tls_server import server_context
+from mercure.dicom.wire import Wire, handshake
 from mercure.dicom.worker_settings import WorkerSettings
 from mercure.spool.intake import Intake
 from mercure.spool.layout import Origin
@@ -84,9 +87,9 @@ class Worker:
             kept = self._service.intake if self._service and old and _same_intake(old, settings) else None
             self._set_up(settings, kept)
         try:
-            self._tls = _server_context(settings)
-        except OSError as error:  # ssl.SSLError is one
-            log.error("TLS files cannot be used, the ones before go on: %s", error.strerror or error)  # noqa: TRY400
+            self._tls = server_context(settings.tls) if settings.tls else None
+        except TlsFilesError as error:
+            log.error("TLS files cannot be used, the ones before go on: %s", error)  # noqa: TRY400
         self._send({"configured": True})
 
     def _set_up(self, settings: WorkerSettings, intake: Intake | None) -> None:
@@ -163,8 +166,13 @@ class Worker:
     def _secure(self, connection: socket.socket) -> ssl.SSLSocket:
         if not self._tls:
             raise ConnectionError("TLS is not configured")
-        connection.settimeout(_TLS_HANDSHAKE_SECONDS)
-        return self._tls.wrap_socket(connection, server_side=True)
+        secured = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        try:
+            handshake(secured, _TLS_HANDSHAKE_SECONDS)
+        except OSError:
+            secured.close()
+            raise
+        return secured
 
     def _stop(self, grace_seconds: float) -> None:
         """Let open associations end by themselves for a while, then end them."""
@@ -197,25 +205,18 @@ def _same_intake(old: WorkerSettings, new: WorkerSettings) -> bool:
     return (old.folders, old.fsync, old.hold_open) == (new.folders, new.fsync, new.hold_open)
 
 
-def _server_context(settings: WorkerSettings) -> ssl.SSLContext | None:
-    """Return the TLS context of the acceptor: TLS 1.2 or later (PS3.15 B.9, B.10, BCP 195)."""
-    tls = settings.tls
-    if tls is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert, tls.key)
-    if tls.ca_cert:
-        context.load_verify_locations(tls.ca_cert)
-        context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
-    return context
-
-
 def plain_address(address: str) -> str:
     """Return an IP address in its usual form: an IPv4 address that came over an IPv6 socket as IPv4, no zone."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped or parsed)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files as the system does: each association takes several."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> None:
@@ -229,6 +230,7 @@ def main() -> None:
         level=level if level in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO",
         format="%(asctime)s %(levelname)s receiver: %(message)s",
     )
+    raise_descriptor_limit()
     control = socket.socket(fileno=int(sys.argv[1]))
     Worker(control).run()
 
