@@ -14,7 +14,7 @@ from mercure.cli.options import JSON, new_app
 from mercure.cli.output import clean, complain, counted, print_json, say
 from mercure.config.dump import dump
 from mercure.config.files import unreadable_files
-from mercure.config.imports import import_flat
+from mercure.config.imports import IS_DEFAULT, import_flat
 from mercure.config.load import Loaded, load, read_object
 from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text
 from mercure.config.schema_json import json_schema
@@ -142,8 +142,11 @@ def import_(
     *,
     output: Annotated[Path | None, typer.Option(metavar="OUT", help="File to write; by default stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also list the keys that fall away because they say the default.")
+    ] = False,
 ) -> None:
-    """Turn a configuration in the older flat form into ours, and list every change on stderr.
+    """Turn a configuration in the older flat form into ours, and list the changes on stderr.
 
     The result holds the secrets of the file. An output file is readable by its owner only.
     """
@@ -161,9 +164,15 @@ def import_(
         typer.echo(text, nl=False)
     else:
         _write(output, text, replace=force)
+    defaults = sum(change.endswith(IS_DEFAULT) for change in changes)
     for change in changes:
-        complain(f"changed: {clean(change)}")
-    complain(f"{counted(len(changes), 'change')}." + (f" Written to {output}." if output else ""))
+        if verbose or not change.endswith(IS_DEFAULT):
+            complain(f"changed: {clean(change)}")
+    complain(f"{counted(len(changes) - defaults, 'change')}." + (f" Written to {output}." if output else ""))
+    if defaults:
+        fall = "falls" if defaults == 1 else "fall"
+        hint = "" if verbose else "; --verbose lists them"
+        complain(f"{counted(defaults, 'key')} that said what is the default {fall} away{hint}.")
 
 
 def _write(path: Path, text: str, *, replace: bool) -> None:

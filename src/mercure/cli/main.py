@@ -10,11 +10,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from mercure import __version__
 from mercure.cli.exits import CommandError, Exit, as_command_error
 from mercure.core.errors import MercureError
 
@@ -97,6 +98,21 @@ def _placeholder() -> Callable[[], None]:
     return command
 
 
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - so the parser calls it
+    if is_asked:
+        typer.echo(f"mercure {__version__}")
+        raise typer.Exit(Exit.OK)
+
+
+def _top(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Nothing is to be done before a command."""
+
+
 def _built() -> typer.Typer:
     built = typer.Typer(
         cls=Commands,
@@ -108,6 +124,7 @@ def _built() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    built.callback()(_top)
     for name, entry in COMMANDS.items():
         built.command(name, help=entry.help)(_placeholder())
     return built

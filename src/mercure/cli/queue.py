@@ -1,6 +1,7 @@
 """`mercure queue`: what stands where, and what an operator does about it. Arguments only; the work is beside."""
 
-from enum import StrEnum
+import difflib
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ import typer
 from mercure.cli import installation
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app
-from mercure.cli.output import clean, complain, is_terminal, print_json, say
+from mercure.cli.output import clean, complain, counted, is_terminal, print_json, say
 from mercure.cli.queue_actions import Acted, Operator
 from mercure.cli.queue_list import Listing, print_listing
 from mercure.cli.queue_show import Details, print_details
@@ -17,27 +18,12 @@ from mercure.core.stages import Stage
 app = new_app("See what stands where, and retry, cancel, hold or release jobs. Works while services run.")
 
 
-class Place(StrEnum):
-    """Where to look."""
-
-    INCOMING = "incoming"
-    PROCESSING = "processing"
-    OUTGOING = "outgoing"
-    SUCCESS = "success"
-    ERROR = "error"
-    DISCARD = "discard"
-
-
-class Holdable(StrEnum):
-    """Stages in which work can be held."""
-
-    PROCESSING = "processing"
-    OUTGOING = "outgoing"
-
+PLACES = ("incoming", "processing", "outgoing", "success", "error", "discard")
+HOLDABLE = ("processing", "outgoing")
 
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of jobs, as `queue list` shows them.")]
 HeldJobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Ids of waiting jobs.")]
-HeldStage = Annotated[Holdable | None, typer.Option(metavar="STAGE", help="The whole stage, processing or outgoing.")]
+HeldStage = Annotated[str | None, typer.Option(metavar="STAGE", help="The whole stage, processing or outgoing.")]
 
 _SHOWN_ON_TERMINAL = 50
 
@@ -46,10 +32,10 @@ _SHOWN_ON_TERMINAL = 50
 def list_(
     *,
     stage: Annotated[
-        list[Place] | None,
+        list[str] | None,
         typer.Option(
             metavar="STAGE",
-            help=f"Only this stage ({', '.join(Place)}); may be given often. By default all but success and discard.",
+            help=f"Only this stage ({', '.join(PLACES)}); may be given often. By default all but success and discard.",
         ),
     ] = None,
     limit: Annotated[
@@ -64,10 +50,12 @@ def list_(
 
     Failed jobs stand last, the newest of them at the end; broken DICOM that was kept in error/ is among them.
     """
+    for one in stage or ():
+        _check_stage(one, PLACES)
     loaded = installation.configuration_or_folders()
     layout = installation.data_folder(loaded)
     most = limit if limit is not None else _SHOWN_ON_TERMINAL if is_terminal() and not as_json else 0
-    listing = Listing.of(layout, loaded.config.mercure.series_complete_trigger, [str(one) for one in stage or ()], most)
+    listing = Listing.of(layout, loaded.config.mercure.series_complete_trigger, stage or (), most)
     if as_json:
         print_json(listing.to_json())
     else:
@@ -92,7 +80,7 @@ def show(
 def retry(
     jobs: Jobs = None,
     *,
-    all_failed: Annotated[bool, typer.Option("--all-failed", help="Every job in error/.")] = False,
+    all_failed: Annotated[bool, typer.Option("--all-failed", help="Every job in error/, except broken DICOM.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Let jobs go on: failed ones from where they failed, deferred ones at once.
@@ -102,8 +90,13 @@ def retry(
     if bool(jobs) == all_failed:
         raise CommandError("give either jobs or --all-failed", "`mercure queue list` shows them.", Exit.USAGE)
     operator = _operator()
-    chosen = operator.failed() if all_failed else jobs or []
-    _report([operator.retry(job) for job in chosen], as_json=as_json, nothing="No job has failed.")
+    chosen, skipped = operator.failed() if all_failed else (jobs or [], 0)
+    if skipped:
+        them = "it" if skipped == 1 else "them"
+        what = f"skipped {counted(skipped, 'job')} of broken DICOM, which cannot be retried"
+        complain(f"note: {what}: have {them} sent again; `mercure queue list --stage error` shows {them}")
+    nothing = "No job can be retried." if skipped else "No job has failed."
+    _report([operator.retry(job) for job in chosen], as_json=as_json, nothing=nothing)
 
 
 @app.command()
@@ -135,10 +128,20 @@ def _operator() -> Operator:
     return Operator(installation.data_folder(installation.configuration_or_folders()))
 
 
-def _held(jobs: list[str] | None, stage: Holdable | None) -> tuple[Operator, list[tuple[str, Stage | None]]]:
+def _check_stage(stage: str, known: Sequence[str]) -> None:
+    if stage not in known:
+        close = difflib.get_close_matches(stage, known, 1)
+        remedy = f"Did you mean {close[0]}?" if close else f"Use one of {', '.join(known)}."
+        which = "" if known is PLACES else " that can be held"
+        raise CommandError(f"there is no stage {clean(stage)[:40]!r}{which}", remedy, Exit.USAGE)
+
+
+def _held(jobs: list[str] | None, stage: str | None) -> tuple[Operator, list[tuple[str, Stage | None]]]:
     if bool(jobs) == bool(stage):
         raise CommandError("give either jobs or --stage", "For example --stage outgoing.", Exit.USAGE)
-    return _operator(), [("", Stage(stage.value))] if stage else [(job, None) for job in jobs or []]
+    if stage:
+        _check_stage(stage, HOLDABLE)
+    return _operator(), [("", Stage(stage))] if stage else [(job, None) for job in jobs or []]
 
 
 def _report(results: list[Acted], *, as_json: bool, nothing: str = "") -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
+from mercure.core.task import FailStage
 from mercure.journal.writer import JournalWriter
 from mercure.spool import controls
-from mercure.spool.jobs import job_ids
 from mercure.spool.layout import Layout
-from mercure.spool.views import JobView, find_job
+from mercure.spool.views import JobView, find_job, list_jobs
 
 _BY = "by an operator"
 
@@ -28,7 +28,10 @@ class Acted:
     @property
     def sentence(self) -> str:
         """One line for a person."""
-        return f"{self.subject} {self.message}" if self.done else f"mercure: {self.subject}: {self.message}"
+        if self.done:
+            return f"{self.subject} {self.message}"
+        named = self.message if self.subject in self.message else f"{self.subject}: {self.message}"
+        return f"mercure: {named}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for a program."""
@@ -43,14 +46,17 @@ class Operator:
         self._layout = layout
         self._journal = JournalWriter(layout.journal, "operator")
 
-    def failed(self) -> list[str]:
-        """Return the jobs in `error/`, oldest first."""
-        return sorted(job_ids(self._layout, Stage.ERROR))
+    def failed(self) -> tuple[list[str], int]:
+        """Return the jobs in `error/`, oldest first, without those of broken DICOM, and how many these are."""
+        views = list(list_jobs(self._layout, (Stage.ERROR,), now=self._now()))
+        jobs = [view.id for view in views if not _is_broken_dicom(view)]
+        return jobs, len(views) - len(jobs)
 
     def retry(self, job_id: str) -> Acted:
         """Let a job go on."""
 
         def act(view: JobView) -> str:
+            _check_can_be_retried(view)
             message = controls.retry(self._layout, job_id, self._now())
             self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}")
             return message
@@ -61,6 +67,7 @@ class Operator:
         """Stop a job. One that runs is told to the journal by the service that stops it."""
 
         def act(view: JobView) -> str:
+            _check_has_not_ended(view, "cancelled")
             message = controls.cancel(self._layout, job_id, self._now())
             if self._stands_in(job_id, Stage.ERROR):
                 self._tell(EventKind.JOB_CANCELLED, view, _BY)
@@ -75,6 +82,7 @@ class Operator:
             return self._hold_stage(stage)
 
         def act(view: JobView) -> str:
+            _check_has_not_ended(view, "held")
             controls.hold(self._layout, view.stage, job_id)
             self._tell(EventKind.JOB_HELD, view, _BY)
             return "is held; what runs of it goes on" if view.state == "running" else "is held"
@@ -87,6 +95,7 @@ class Operator:
             return self._release_stage(stage)
 
         def act(view: JobView) -> str:
+            _check_has_not_ended(view, "released")
             controls.release(self._layout, view.stage, job_id)
             self._tell(EventKind.JOB_RELEASED, view, _BY)
             return "may run"
@@ -138,3 +147,23 @@ class Operator:
     @staticmethod
     def _now() -> datetime:
         return datetime.now(UTC)
+
+
+def _is_broken_dicom(view: JobView) -> bool:
+    return view.job is not None and view.job.fail_stage is FailStage.RECEIVING
+
+
+def _check_can_be_retried(view: JobView) -> None:
+    """Raise `SpoolError` for what no retry can help, saying what can."""
+    if _is_broken_dicom(view):
+        raise SpoolError(
+            f"job {view.id} is broken DICOM and cannot be retried: have it sent again; "
+            "`mercure queue show` says where the file is"
+        )
+    if view.stage in (Stage.SUCCESS, Stage.DISCARD):
+        raise SpoolError(f"the job has ended, in {view.stage.value}/: there is nothing to retry")
+
+
+def _check_has_not_ended(view: JobView, what: str) -> None:
+    if view.stage.is_final:
+        raise SpoolError(f"the job has ended, in {view.stage.value}/: only waiting or running jobs can be {what}")

@@ -195,7 +195,7 @@ def _print_wide(listing: Listing) -> None:
         if job is None:
             rows.append((view.id, view.stage.value, view.state, "", "", "", "", "", view.problem))
             continue
-        age, ahead = span(listing.now - job.created_at), _ahead(next_attempt(job), listing.now)
+        age, ahead = span(listing.now - job.created_at), _next(job, listing.now)
         named = (", ".join(job.triggered_rules), ", ".join(one.target for one in job.deliveries))
         rows.append((view.id, view.stage.value, view.state, *named, str(len(job.instances)), age, ahead, reason(view)))
     print_table(columns, rows)
@@ -224,7 +224,7 @@ def _what(view: JobView, now: datetime) -> str:
         targets = ", ".join(delivery.target for delivery in job.deliveries)
         parts.append(", ".join(job.triggered_rules) + (f" -> {targets}" if targets else ""))
     if view.state == "deferred":
-        parts.append(f"again {_ahead(next_attempt(job), now)}")
+        parts.append(f"again {_next(job, now)}")
     return " | ".join(filter(None, (*parts, reason(view))))
 
 
@@ -246,6 +246,12 @@ def _print_summary(listing: Listing) -> None:
 
 def _ago(time: datetime, now: datetime) -> str:
     return f"{span(now - time)} ago"
+
+
+def _next(job: Job, now: datetime) -> str:
+    """Say when the next attempt is; one that is due waits for its turn, perhaps until the target answers others."""
+    time = next_attempt(job)
+    return "waiting" if time is not None and time <= now else _ahead(time, now)
 
 
 def _ahead(time: datetime | None, now: datetime) -> str:

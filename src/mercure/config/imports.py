@@ -1,7 +1,7 @@
 """The flat form of existing files, turned into ours once and for all."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from mercure.config import flat
 from mercure.config.build import Builder
@@ -11,6 +11,9 @@ from mercure.config.load import form_of, read_object
 from mercure.config.problems import path_text
 from mercure.config.schema import Config
 from mercure.core.errors import ConfigError
+
+IS_DEFAULT: Final = "falls away: it is the default"
+"""How the changes end that change nothing: a key that said what holds anyway."""
 
 
 def import_flat(text: bytes | str) -> tuple[dict[str, Any], list[str]]:
@@ -63,7 +66,7 @@ def _defaults(
     """Tell which keys fell away because they say what holds anyway, and which defaults had to be written out."""
     for ours, theirs in translation.origins.items():
         if not _stands_in(result, ours) and theirs[0] in given and ours[0] in Config.model_fields:
-            yield f"{path_text(theirs)} falls away: it is the default"
+            yield f"{path_text(theirs)} {IS_DEFAULT}"
     for place in (*flat.DEFAULTS, ("dispatcher", "retry_max_delay")):
         if translation.origins.get(place, ("",))[0] not in given and _stands_in(result, place):
             section, name = place

@@ -148,6 +148,19 @@ def test_an_import_prints_the_result_on_stdout_and_the_changes_on_stderr(site: S
     assert "changed: " in answer.err
 
 
+def test_an_import_sums_up_the_keys_that_said_the_default(site: Site, tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(FLAT))
+    short, whole = site("config", "import", old).err, site("config", "import", old, "--verbose").err
+    assert "falls away: it is the default" not in short
+    assert "2 keys that said what is the default fall away; --verbose lists them." in short
+    assert "changed: port falls away: it is the default" in whole
+    assert "--verbose" not in whole
+    kept = [line for line in whole.splitlines() if line.startswith("changed") and "falls away" not in line]
+    assert [line for line in short.splitlines() if line.startswith("changed")] == kept
+    assert f"{len(kept)} changes." in short
+
+
 def test_an_import_writes_a_private_file_that_can_be_used(site: Site, tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(FLAT))

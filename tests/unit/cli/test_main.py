@@ -52,7 +52,8 @@ def test_an_unknown_command_is_a_usage_error_with_a_guess(site: Site) -> None:
 
 
 def test_the_version_is_printed_for_people_and_programs(site: Site) -> None:
-    assert site("version").out == f"mercure {__version__}\n"
+    assert site("version").out == site("--version").out == f"mercure {__version__}\n"
+    assert site("--version").status == Exit.OK
     assert site("version", "--json").json["mercure"] == __version__
 
 

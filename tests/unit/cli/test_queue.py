@@ -203,7 +203,8 @@ def test_one_job_that_cannot_be_retried_stops_no_other(site: Site) -> None:
     site.failed_job()
     answer = site("queue", "retry", broken, JOB, "unknown-1")
     assert answer.status == Exit.FAILED
-    assert f"{broken}: the instance could not be read" in answer.err
+    assert f"mercure: job {broken} is broken DICOM and cannot be retried: have it sent again" in answer.err
+    assert answer.err.count(broken) == 1
     assert "unknown-1: there is no such job" in answer.err
     assert site.where(JOB) == ["outgoing"]
 
@@ -242,7 +243,8 @@ def test_a_running_job_is_asked_to_stop(site: Site) -> None:
         assert "is being stopped" in site("queue", "cancel", JOB).out
         assert running.is_cancelled()
         assert site.events() == ()
-        assert "is being worked on" in site("queue", "retry", JOB).err
+        error = site("queue", "retry", JOB).err
+        assert error == f"mercure: job {JOB} is being worked on\n"
     finally:
         running.close()
 
@@ -251,7 +253,8 @@ def test_a_finished_job_cannot_be_cancelled(site: Site) -> None:
     site.job(Stage.SUCCESS)
     answer = site("queue", "cancel", JOB)
     assert answer.status == Exit.FAILED
-    assert "no waiting or running job" in answer.err
+    assert f"{JOB}: the job has ended, in success/: only waiting or running jobs can be cancelled" in answer.err
+    assert "there is nothing to retry" in site("queue", "retry", JOB).err
 
 
 def test_a_stage_is_held_and_released(site: Site) -> None:
@@ -268,9 +271,49 @@ def test_a_stage_is_held_and_released(site: Site) -> None:
 
 def test_a_finished_job_cannot_be_held(site: Site) -> None:
     site.job(Stage.SUCCESS)
-    answer = site("queue", "hold", JOB)
-    assert answer.status == Exit.FAILED
-    assert "nothing runs in success/" in answer.err
+    for command, what in (("hold", "held"), ("release", "released")):
+        answer = site("queue", command, JOB)
+        assert answer.status == Exit.FAILED
+        assert f"{JOB}: the job has ended, in success/: only waiting or running jobs can be {what}" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("list", "--stage", "eror"), "there is no stage 'eror'. Did you mean error?"),
+        (("list", "--stage", "x"), "there is no stage 'x'. Use one of incoming, processing, outgoing, success, error"),
+        (("hold", "--stage", "x"), "there is no stage 'x' that can be held. Use one of processing, outgoing"),
+        (("release", "--stage", "success"), "no stage 'success' that can be held. Use one of processing, outgoing"),
+    ],
+)
+def test_a_wrong_stage_is_told_in_plain_words(site: Site, words: tuple[str, ...], message: str) -> None:
+    answer = site("queue", *words)
+    assert answer.status == Exit.USAGE
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_broken_dicom_is_skipped_when_all_are_retried(site: Site) -> None:
+    path = site.folder / "broken.dcm"
+    path.write_bytes(b"nonsense")
+    quarantine(site.layout, path, Origin("A", "B", "127.0.0.1"), "no UID")
+    site.failed_job()
+    answer = site("queue", "retry", "--all-failed")
+    assert answer.status == Exit.OK
+    assert site.where(JOB) == ["outgoing"]
+    assert "skipped 1 job of broken DICOM" in answer.err
+    answer = site("queue", "retry", "--all-failed", "--json")
+    assert (answer.status, answer.json) == (Exit.OK, [])
+    assert site("queue", "retry", "--all-failed").out == "No job can be retried.\n"
+
+
+def test_a_job_that_is_due_and_waits_is_not_said_to_go_now(site: Site) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    site.job(Stage.OUTGOING, deliveries=(Delivery("pacs", attempts=1, not_before=past, detail="no answer"),))
+    row = next(line for line in site("queue", "list").out.splitlines() if line.startswith(JOB))
+    assert row.split()[2] == "waiting"
+    assert " waiting  " in row[row.index("min") :]
+    assert " now " not in row
 
 
 def test_a_missing_data_folder_is_said(site: Site) -> None:
