@@ -12,7 +12,6 @@ import threading
 from typing import Any
 
 from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, UnreachableError
-from mercure.dicom.wire import handshake
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -70,7 +69,7 @@ class Connection:
         if peer.tls is not None:
             secured = peer.tls.wrap_socket(connection, server_hostname=peer.host, do_handshake_on_connect=False)
             self._take(secured)
-            handshake(secured, peer.connect_timeout_seconds)
+            secured.do_handshake()  # the time-out is one for the whole handshake
         self._require().settimeout(peer.response_timeout_seconds)
 
     def _take(self, connection: socket.socket) -> None:

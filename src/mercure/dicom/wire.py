@@ -1,7 +1,6 @@
 """One TCP connection that speaks DICOM: socket options, reading with deadlines, writing, orderly ends."""
 
 import contextlib
-import select
 import socket
 import ssl
 import struct
@@ -21,28 +20,6 @@ _TIMED_OUT = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 
 class ConnectionEndedError(ConnectionError):
     """The peer closed or reset the connection."""
-
-
-def handshake(connection: ssl.SSLSocket, seconds: float) -> None:
-    """Do the TLS handshake within so many seconds in all, however slowly the peer drips.
-
-    The socket does not block afterwards. Raises `TimeoutError`, `ssl.SSLError` or another `OSError`.
-    """
-    deadline = time.monotonic() + seconds
-    connection.settimeout(0)
-    poll = select.poll()
-    while True:
-        try:
-            connection.do_handshake()
-        except ssl.SSLWantReadError:
-            poll.register(connection, select.POLLIN)
-        except ssl.SSLWantWriteError:
-            poll.register(connection, select.POLLOUT)
-        else:
-            return
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise TimeoutError("the TLS handshake is not done in time")
 
 
 class Wire:

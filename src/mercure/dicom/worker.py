@@ -29,7 +29,7 @@ from mercure.dicom.recovery import recover_drafts
 from mercure.dicom.storage_scp import StorageHandler, StorageService, Tally
 from mercure.dicom.tls_client import TlsFilesError
 from mercure.dicom.tls_server import server_context
-from mercure.dicom.wire import Wire, handshake
+from mercure.dicom.wire import Wire
 from mercure.dicom.worker_settings import WorkerSettings
 from mercure.spool.intake import Intake
 from mercure.spool.layout import Origin
@@ -166,13 +166,8 @@ class Worker:
     def _secure(self, connection: socket.socket) -> ssl.SSLSocket:
         if not self._tls:
             raise ConnectionError("TLS is not configured")
-        secured = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        try:
-            handshake(secured, _TLS_HANDSHAKE_SECONDS)
-        except OSError:
-            secured.close()
-            raise
-        return secured
+        connection.settimeout(_TLS_HANDSHAKE_SECONDS)  # for the whole handshake, not for each of its reads
+        return self._tls.wrap_socket(connection, server_side=True)
 
     def _stop(self, grace_seconds: float) -> None:
         """Let open associations end by themselves for a while, then end them."""

@@ -12,7 +12,7 @@ from tests.certificates import Authority
 from tests.peers import DEADLINE_SECONDS
 
 from mercure.dicom import wire as wire_module
-from mercure.dicom.wire import ConnectionEndedError, Wire, handshake
+from mercure.dicom.wire import ConnectionEndedError, Wire
 
 
 @pytest.fixture
@@ -143,33 +143,3 @@ def test_what_was_written_last_arrives_although_the_peer_still_sends(connection:
     peer.close()
     finisher.join(DEADLINE_SECONDS)
     assert not finisher.is_alive()
-
-
-@pytest.mark.parametrize("server_side", [True, False])
-def test_a_handshake_that_drips_ends_at_its_deadline(tmp_path: Path, server_side: bool) -> None:
-    files = Authority(tmp_path).issue("receiver")
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(files.authority))
-    server.load_cert_chain(files.certificate, files.key)
-    ours, theirs = socket.socketpair()
-    context = server if server_side else client
-    name = None if server_side else "localhost"
-    secured = context.wrap_socket(ours, server_side=server_side, server_hostname=name, do_handshake_on_connect=False)
-    done = threading.Event()
-
-    def drip() -> None:
-        for byte in b"\x16\x03\x01\x02\x00" + bytes(500):
-            with contextlib.suppress(OSError):
-                theirs.sendall(bytes([byte]))
-            if done.wait(0.05):
-                return
-
-    dripping = threading.Thread(target=drip)
-    dripping.start()
-    started = time.monotonic()
-    with pytest.raises(TimeoutError, match="handshake"):
-        handshake(secured, 0.5)
-    assert 0.4 < time.monotonic() - started < 10
-    done.set()
-    dripping.join()
-    secured.close()
-    theirs.close()
