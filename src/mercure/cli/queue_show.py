@@ -97,6 +97,7 @@ class Details:
             for one in self.targets
         ]
         data["files"] = {"received": self.files, "bytes": self.size_bytes, "results": self.results}
+        data["rules_asked"] = [dict(rule) for rule in self.view.job.trace] if self.view.job else []
         data["timeline"] = [{"at": one.at, "what": one.what} for one in self.timeline]
         return data
 
@@ -213,6 +214,9 @@ def print_details(details: Details) -> None:
     if details.targets:
         say()
         _print_targets(details)
+    if job and job.trace:
+        say()
+        _print_trace(job)
     if details.timeline:
         say()
         _print_timeline(details.timeline)
@@ -248,6 +252,16 @@ def _print_targets(details: Details) -> None:
             say(clean(f"  {one.target} refused {result.name}: {result.detail}"))
         if len(one.refused) > _REFUSALS_SHOWN:
             say(f"  and {len(one.refused) - _REFUSALS_SHOWN} more")
+
+
+def _print_trace(job: Job) -> None:
+    """Print what each rule answered: why the series went where it is."""
+    rows = []
+    for rule in job.trace:
+        missing = ", ".join(map(str, rule.get("missing") or ()))
+        why = str(rule.get("reason") or "") or (f"missing: {missing}" if missing else "")
+        rows.append((rule.get("rule", ""), str(rule.get("outcome", "")).replace("_", " "), why))
+    print_table([Column("RULE"), Column("ANSWER"), Column("WHY", wraps=True)], rows)
 
 
 def _print_timeline(timeline: tuple[Moment, ...]) -> None:

@@ -364,3 +364,18 @@ def test_the_queue_refuses_when_not_even_the_folders_can_be_read(site: Site) -> 
     answer = site("queue", "list")
     assert answer.status == Exit.CONFIGURATION
     assert "config check" in answer.err
+
+
+def test_a_job_shows_what_each_rule_answered(site: Site) -> None:
+    trace = (
+        {"rule": "ct", "outcome": "not_matched", "reason": "", "read": ["Modality"], "missing": []},
+        {"rule": "mr", "outcome": "failed", "reason": "int() of text (column 3)", "read": [], "missing": []},
+        {"rule": "us", "outcome": "not_matched", "reason": "", "read": [], "missing": ["BodyPartExamined"]},
+    )
+    site.job(Stage.DISCARD, "discarded-1", trace=trace)
+    text = site("queue", "show", "discarded-1").out
+    assert re.search(r"^ct +not matched", text, re.MULTILINE)
+    assert re.search(r"^mr +failed +int\(\) of text \(column 3\)", text, re.MULTILINE)
+    assert re.search(r"^us +not matched +missing: BodyPartExamined", text, re.MULTILINE)
+    asked = site("queue", "show", "discarded-1", "--json").json["rules_asked"]
+    assert [rule["outcome"] for rule in asked] == ["not_matched", "failed", "not_matched"]
