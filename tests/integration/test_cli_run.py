@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests import peers
 from tests.builders import small_series
+from tests.event_page import ALWAYS, documented
 from tests.small_disk import read_only, small_disk
 from tests.unit.cli.site import Site
 
@@ -85,6 +86,11 @@ def test_a_deferred_job_is_seen_retried_and_delivered(site: Site) -> None:
         assert what[-1] == "moved to success/"
         assert "Traceback" not in running.log
         assert "SYNTHETIC" not in running.log
+    kinds = documented()
+    seen = site.events()
+    assert {"series_complete", "job_created", "delivery_deferred", "delivery_complete"} <= {one.kind for one in seen}
+    for event in seen:
+        assert event.to_json().keys() - ALWAYS <= kinds[event.kind.value][1], event
 
 
 def test_a_held_stage_sends_nothing_until_it_is_released(site: Site) -> None:

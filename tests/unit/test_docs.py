@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests.event_page import ALWAYS, PAGE, documented
 
 from mercure.config.load import parse
+from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
 from mercure.spool import layout
 from mercure.spool.layout import Layout
@@ -47,6 +49,25 @@ def test_a_stage_is_documented_with_its_purpose_and_what_is_normal(folder: str) 
     assert found
     assert "**Purpose.** " in found[1]
     assert "**Normal.** " in found[1]
+
+
+def test_every_kind_of_event_and_every_field_is_documented() -> None:
+    found = documented()
+    assert found.keys() == {kind.value for kind in EventKind}
+    assert all(len(meaning) > 10 for meaning, _ in found.values())
+    fields = set(Event.__dataclass_fields__)
+    assert fields >= ALWAYS
+    for field in fields:
+        assert f"`{field}`" in PAGE, field
+    assert fields - ALWAYS - {"reception"} == {field for _, used in found.values() for field in used}
+
+
+def test_every_variable_of_the_environment_is_documented() -> None:
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    names = {name for source in sources for name in re.findall(r"""["'](MERCURE_[A-Z_]+)["']""", source)}
+    assert len(names) >= 8
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
