@@ -134,7 +134,8 @@ def test_a_limit_in_the_statement_is_that_of_the_code(title: str, what: str, val
 def test_the_limits_in_sentences_are_those_of_the_code() -> None:
     policies = " ".join(section("3.3 Association policies").split())
     assert f"handshake has {worker._TLS_HANDSHAKE_SECONDS:g} seconds" in policies
-    assert f"More than {receiver._OVERFLOW} connections" in policies
+    told = f"At most {receiver._REFUSED_PER_PEER} connections of one address, and {receiver._REFUSED} in all,"
+    assert told in policies
     largest = Config().receiver.maximum_pdu_size
     framer = framing.Framer(largest)
     framer.feed(memoryview(pdu.PDU_HEADER.pack(pdu.PDUType.DATA_TF, 2 * largest)))
