@@ -110,7 +110,8 @@ def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator
     for device, names in by_device.items():
         if device not in devices:
             path = above[names[0]]
-            yield Place(f"{path} (for {', '.join(names)})", path, receives="incoming" in names)
+            named = ", ".join(names) if usable or len(names) < len(missing) else "all folders"
+            yield Place(f"{path} (for {named})", path, receives="incoming" in names)
 
 
 def _give(*paths: Path) -> str:

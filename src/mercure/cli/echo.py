@@ -16,6 +16,8 @@ from mercure.targets.dicom import DicomNode, DicomTarget
 
 app = new_app()
 
+_WORTH_SAYING_SECONDS = 0.1
+
 
 @app.command()
 def echo(
@@ -46,7 +48,8 @@ def echo(
     elif result.reachable:
         say(clean(result.detail))
     else:
-        raise CommandError(clean(f"{target}: {result.detail} (after {span(seconds)})"), result.remedy)
+        waited = f" (after {span(seconds)})" if seconds >= _WORTH_SAYING_SECONDS else ""
+        raise CommandError(clean(f"{target}: {result.detail}{waited}"), result.remedy)
     if not result.reachable:
         raise typer.Exit(Exit.FAILED)
 

@@ -120,7 +120,8 @@ class Builder:
         """Refuse a folder target in a stage: what it gets would be taken for jobs and series there."""
         if isinstance(target, FolderTarget) and (stage := folders.stage_around(target.folder, self._stages)):
             key = path_text(self._shown(("mercure", f"{stage}_folder")))
-            self._fail((*path, "folder"), f"lies in the folder of {key} ({self._stages.folder(stage)})")
+            where = f"{self._stages.folder(stage)} ({key})"
+            self._fail((*path, "folder"), f"lies in {where}: what is delivered there would be taken for work to do")
 
     def _rules(self, entries: Any) -> dict[int, Rule]:
         """Return the good rules by their place in the file."""

@@ -120,7 +120,7 @@ def test_a_fresh_installation_has_one_finding_for_its_folders_and_the_space_they
     assert found["remedy"] == "`mercure run` makes them."
     for check in ("space", "inodes"):
         (found,) = findings(answer, check)
-        assert found["message"].startswith(f"{site.folder} (for incoming, studies, ")
+        assert found["message"].startswith(f"{site.folder} (for all folders): ")
         assert " free" in found["message"]
 
 

@@ -68,7 +68,8 @@ def test_a_folder_target_in_a_stage_is_set_aside(folder: str) -> None:
     )
     stage = folder.split("/")[3]
     assert loaded.broken_targets == {
-        "bad": f"folder lies in the folder of mercure.{stage}_folder (/srv/data/{stage})",
+        "bad": f"folder lies in /srv/data/{stage} (mercure.{stage}_folder): what is delivered there would be taken for "
+        "work to do",
     }
     assert list(loaded.config.targets) == ["good"]
     (problem,) = loaded.problems
