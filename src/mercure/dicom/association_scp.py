@@ -80,6 +80,8 @@ class AssociationSCP:
         self._sink_context = 0
         self._over = ""
         self._said_goodbye = False
+        self.ae_titles = ("", "")
+        """Calling and called AE title as the peer has sent them, also when it is rejected; they may hold anything."""
 
     def serve(self, refusal: AssociateRJ | None = None) -> str:
         """Run the association and return how it ended, in a few words. Never raises for what a peer can do.
@@ -185,6 +187,7 @@ class AssociationSCP:
         raise ProtocolError(f"unexpected PDU of type {event.kind}", pdu.UNEXPECTED_PDU)
 
     def _associate(self, request: AssociateRQ, refusal: AssociateRJ | None) -> str:
+        self.ae_titles = (request.calling_ae_title, request.called_ae_title)
         answer = refusal or negotiate(request, self._policy)
         if isinstance(answer, AssociateAC):
             answer = self._handler.admit(request) or answer

@@ -18,6 +18,7 @@ import ssl
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +47,8 @@ REFUSALS = {
 
 _MESSAGE_BYTES = 1 << 18
 _TLS_HANDSHAKE_SECONDS = 15.0
+_RECOVERY_SECONDS = 240.0
+"""Drafts are left behind by workers that die, too, while this one lives."""
 
 
 class Worker:
@@ -61,9 +64,18 @@ class Worker:
         self._serving: set[int] = set()
         self._ended = threading.Condition()
         self._lock = threading.Lock()
+        self._users: Counter[Intake] = Counter()  # associations and recoveries that are at work with an intake
+        self._stopping = threading.Event()
 
     def run(self) -> None:
         """Serve until the receiver says stop or is gone."""
+        self._start_thread(self._recover_again)
+        try:
+            self._listen()
+        finally:
+            self._stopping.set()
+
+    def _listen(self) -> None:
         while True:
             try:
                 data, descriptors, _flags, _address = socket.recv_fds(self._control, _MESSAGE_BYTES, 4)
@@ -95,6 +107,7 @@ class Worker:
     def _set_up(self, settings: WorkerSettings, intake: Intake | None) -> None:
         """Build what associations share; without an intake, one is made. Called with the lock held."""
         layout = settings.layout
+        old = self._service.intake if self._service else None
         if intake is None:
             try:
                 make_folders(layout)
@@ -103,6 +116,7 @@ class Worker:
                 reason = str(error) if isinstance(error, SpoolError) else error.strerror
                 log.error("nothing can be received: the data folder cannot be used: %s", reason)  # noqa: TRY400
                 return
+            self._users[intake] += 1
             self._start_thread(self._recover, intake)
         commitment = CommitmentService(layout, settings.commitment_ports or {})
         self._service = StorageService(
@@ -112,14 +126,37 @@ class Worker:
             self._report,
             commitment.requested if settings.storage_commitment else None,
         )
+        if old and old is not intake and not self._users[old]:
+            old.close()
+
+    def _leave(self, intake: Intake) -> None:
+        """Be done with an intake. The last one who is closes it, when the settings have another one by now."""
+        with self._lock:
+            self._users[intake] -= 1
+            if not self._users[intake]:
+                del self._users[intake]
+                if self._service and self._service.intake is not intake:
+                    intake.close()
 
     def _ready(self) -> tuple[StorageService, WorkerSettings] | None:
-        """Return what an association needs. A data folder that vanished is taken up again once it is back."""
+        """Return what an association needs; its user says `_leave` to the intake at the end.
+
+        A data folder that vanished is taken up again once it is back.
+        """
         with self._lock:
             settings = self._settings
             if settings and not (self._service and os.path.isdir(self._service.intake.folder)):
                 self._set_up(settings, None)
-            return (self._service, settings) if self._service and settings else None
+            if not self._service or not settings:
+                return None
+            self._users[self._service.intake] += 1
+            return self._service, settings
+
+    def _recover_again(self) -> None:
+        while not self._stopping.wait(_RECOVERY_SECONDS):
+            ready = self._ready()
+            if ready:
+                self._recover(ready[0].intake)
 
     def _recover(self, intake: Intake) -> None:
         try:
@@ -127,6 +164,8 @@ class Worker:
         except (MercureError, OSError):
             log.exception("drafts of a dead worker could not be recovered; they stay where they are")
             return
+        finally:
+            self._leave(intake)
         if count:
             self._send({"recovered": count})
 
@@ -138,6 +177,8 @@ class Worker:
     def _serve(self, number: int, connection: socket.socket, peer: str, message: dict[str, Any]) -> None:
         """One association, in a thread of its own."""
         how = "failed"
+        ready: tuple[StorageService, WorkerSettings] | None = None
+        association: AssociationSCP | None = None
         try:
             if message["tls"]:
                 connection = self._secure(connection)
@@ -145,6 +186,7 @@ class Worker:
             self._open[number] = wire
             ready = self._ready()
             if ready is None:
+                how = "failed: the data folder cannot be used"
                 wire.close()
                 return
             service, settings = ready
@@ -159,7 +201,10 @@ class Worker:
         finally:
             self._open.pop(number, None)
             self._serving.discard(number)
-            self._send({"ended": number, "how": how})
+            if ready:
+                self._leave(ready[0].intake)
+            calling, called = association.ae_titles if association else ("", "")
+            self._send({"ended": number, "how": how, "calling": _printable(calling), "called": _printable(called)})
             with self._ended:
                 self._ended.notify_all()
 
@@ -185,7 +230,12 @@ class Worker:
             self._service.intake.close()
 
     def _report(self, how: str, origin: Origin, tally: Tally) -> None:
-        self._send({"association": {"how": how, **asdict(origin), **asdict(tally)}})
+        """Tell the receiver what an association brought."""
+        titles = {
+            "calling_ae_title": _printable(origin.calling_ae_title),
+            "called_ae_title": _printable(origin.called_ae_title),
+        }
+        self._send({"association": {"how": how, **asdict(origin), **titles, **asdict(tally)}})
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the receiver is gone: `run` sees that too
@@ -198,6 +248,11 @@ class Worker:
 
 def _same_intake(old: WorkerSettings, new: WorkerSettings) -> bool:
     return (old.folders, old.fsync, old.hold_open) == (new.folders, new.fsync, new.hold_open)
+
+
+def _printable(title: str) -> str:
+    """Write an AE title so that it can stand in a log: a peer may send line ends and escape sequences."""
+    return title.encode("unicode_escape").decode("ascii")
 
 
 def plain_address(address: str) -> str:
