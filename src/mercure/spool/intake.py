@@ -34,6 +34,9 @@ from mercure.spool.layout import Layout, Origin
 _KEPT_OPEN = 16
 """Receptions that one association keeps at hand; a sender works on one series, rarely on a few."""
 
+_HELD_OPEN = 1000
+"""Receptions on which one association keeps the lock that says that it may add to them: one descriptor each."""
+
 _MAXIMUM_COPIES = 1000
 _MAXIMUM_TRIES = 100
 """To open a reception that a router seals at the same time; each time it does, somebody's instance went in."""
@@ -131,10 +134,14 @@ class Reception:
         os.close(os.open(f"{self.path}/{names.KIND_PREFIX}{mark}", os.O_WRONLY | os.O_CREAT, 0o640))
         self.kinds.add(signature)
 
+    def set_aside(self) -> int:
+        """Close all but the descriptor of the lock for the router, and give that away; -1 when there is none."""
+        os.close(self.descriptor)
+        return self._open_descriptor
+
     def close(self) -> None:
         """Close the descriptors, and with them the locks."""
-        os.close(self.descriptor)
-        if self._open_descriptor >= 0:
+        if self.set_aside() >= 0:
             os.close(self._open_descriptor)
 
 
@@ -146,6 +153,7 @@ class Session:
         self._intake = intake
         self._origin = origin
         self._receptions: OrderedDict[tuple[str, str], Reception] = OrderedDict()
+        self._held: OrderedDict[str, int] = OrderedDict()
 
     def publish(
         self,
@@ -188,16 +196,28 @@ class Session:
     def close(self) -> None:
         """End the association's part in its receptions; with `hold_open`, tell the router that it may look."""
         for reception in self._receptions.values():
-            self._let_go(reception)
+            self._hold(reception.name, reception.set_aside())
         self._receptions.clear()
+        while self._held:
+            self._let_go(*self._held.popitem())
 
-    def _let_go(self, reception: Reception) -> None:
-        reception.close()
-        if self._intake.hold_open:
-            with contextlib.suppress(OSError):
-                path = f"{self._intake.layout.released}/{reception.name}"
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o640))
-                os.utime(path)
+    def _hold(self, name: str, descriptor: int) -> None:
+        """Keep a lock until the end of the association, in place of an earlier one on the same reception."""
+        earlier = self._held.pop(name, -1)
+        if earlier >= 0:
+            os.close(earlier)
+        if descriptor >= 0:
+            self._held[name] = descriptor
+        if len(self._held) > _HELD_OPEN:
+            self._let_go(*self._held.popitem(last=False))
+
+    def _let_go(self, name: str, descriptor: int) -> None:
+        """Give up a lock and tell the router."""
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            path = f"{self._intake.layout.released}/{name}"
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o640))
+            os.utime(path)
 
     def _open(self, study_uid: str, series_uid: str) -> Reception:
         name = names.reception_name(study_uid, series_uid, self._origin)
@@ -210,7 +230,8 @@ class Session:
                 continue
             self._receptions[study_uid, series_uid] = reception
             if len(self._receptions) > _KEPT_OPEN:
-                self._let_go(self._receptions.popitem(last=False)[1])
+                unused = self._receptions.popitem(last=False)[1]
+                self._hold(unused.name, unused.set_aside())
             return reception
         raise SpoolError(f"the folder {name} is in the way: it is no reception")
 

@@ -220,13 +220,42 @@ def test_the_router_learns_when_no_association_holds_a_reception(layout: Layout)
     assert os.listdir(layout.released) == [reception]
 
 
-def test_a_reception_that_a_session_let_go_is_announced_too(layout: Layout) -> None:
-    session = Intake(layout, hold_open=True).session(ORIGIN)
-    for number in range(17):
+def test_a_reception_that_a_session_has_not_at_hand_any_more_is_announced_at_its_end_only(layout: Layout) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    intake = Intake(layout, hold_open=True)
+    session = intake.session(ORIGIN)
+    first = publish(session, series="1.9.0").reception
+    for number in range(1, 40):
         publish(session, series=f"1.9.{number}")
-    assert len(os.listdir(layout.released)) == 1
+    assert os.listdir(layout.released) == []
+    assert not is_released(layout, first)
+    publish(session, "1.2.4", series="1.9.0")
+    publish(session, "1.2.4", series="1.9.1")
     session.close()
-    assert len(os.listdir(layout.released)) == 17
+    assert is_released(layout, first)
+    assert len(os.listdir(layout.released)) == 40
+    intake.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_locks_that_one_association_holds_are_limited(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "_HELD_OPEN", 3)
+    session = Intake(layout, hold_open=True).session(ORIGIN)
+    receptions = [publish(session, series=f"1.9.{number}").reception for number in range(20)]
+    assert os.listdir(layout.released) == receptions[:1]
+    session.close()
+    assert sorted(os.listdir(layout.released)) == sorted(receptions)
+
+
+def test_an_association_that_holds_nothing_open_keeps_few_descriptors(layout: Layout) -> None:
+    intake = Intake(layout)
+    session = intake.session(ORIGIN)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(40):
+        publish(session, series=f"1.9.{number}")
+    assert len(os.listdir("/proc/self/fd")) == before + 16
+    session.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_hold_that_fails_closes_what_it_opened(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
