@@ -118,6 +118,7 @@ def test_there_are_defaults_to_compare() -> None:
         ("3.3 Association policies", "Presentation contexts in one request", pdu._MAXIMUM_CONTEXTS),
         ("3.3 Association policies", "Maximum PDU that is announced", Config().receiver.maximum_pdu_size),
         ("3.3 Association policies", "Largest control PDU", pdu.MAXIMUM_CONTROL_PDU_BYTES),
+        ("3.3 Association policies", "Largest control PDU", pdu.MAXIMUM_LATER_PDU_BYTES),
         ("3.3 Association policies", "Largest command set", dimse.MAXIMUM_COMMAND_BYTES),
         ("3.3 Association policies", "Largest header up to group 0020", header.MAXIMUM_HEADER_BYTES),
         ("4.2 Association policies", "Maximum PDU that is announced", Peer("", 1, "").maximum_pdu_bytes),

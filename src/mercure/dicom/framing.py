@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mercure.dicom.pdu import (
     INVALID_PARAMETER,
     MAXIMUM_CONTROL_PDU_BYTES,
+    MAXIMUM_LATER_PDU_BYTES,
     PDU_HEADER,
     PDV_HEADER,
     UNRECOGNIZED_PDU,
@@ -36,13 +37,18 @@ class Framer:
     """Turns received bytes into control PDUs and fragments.
 
     `maximum_pdu_bytes` is the largest P-DATA-TF that this side has announced. Twice that is tolerated (senders count
-    the header differently), more is a protocol error, so that a PDU length can never make us wait for 4 GB.
+    the header differently), more is a protocol error, so that a PDU length can never make us wait for 4 GB. The first
+    control PDU is the association request or its answer and may be long; those after it may not.
     """
 
     def __init__(self, maximum_pdu_bytes: int) -> None:
         """Start before the first PDU."""
         self._limit = maximum_pdu_bytes * 2 + 64 if maximum_pdu_bytes else 0xFFFFFFFF
-        self._pending = b""  # bytes of a header, or of a control PDU, that is not complete yet
+        self._pending = b""  # bytes of a header that is not complete yet
+        self._control_limit = MAXIMUM_CONTROL_PDU_BYTES
+        self._control_kind = 0
+        self._control_left = 0  # bytes of the current control PDU still to come
+        self._control_body = bytearray()
         self._pdu_left = 0  # bytes of the current P-DATA-TF after the current PDV
         self._pdv_left = 0  # payload bytes of the current PDV still to come
         self._context_id = 0
@@ -51,7 +57,7 @@ class Framer:
     @property
     def in_message(self) -> bool:
         """Whether the stream stands inside a PDU: closing now would cut it off."""
-        return bool(self._pending or self._pdv_left or self._pdu_left)
+        return bool(self._pending or self._pdv_left or self._pdu_left or self._control_left)
 
     def feed(self, data: memoryview) -> list[ControlPDU | Fragment]:
         """Return what the bytes complete. Views are valid until the caller reuses its buffer."""
@@ -71,11 +77,13 @@ class Framer:
                 if end - position < 6:
                     break
                 position = self._begin_pdv(data, position, events)
+            elif self._control_left:
+                position = self._take_control(data, position, events)
             else:
-                taken = self._begin_pdu(data, position, events)
-                if taken < 0:
+                if end - position < 6:
                     break
-                position = taken
+                self._begin_pdu(data, position, events)
+                position += 6
         if position < end:
             self._pending = bytes(data[position:])
         return events
@@ -93,11 +101,16 @@ class Framer:
             raise ProtocolError("P-DATA-TF ends with part of a PDV", INVALID_PARAMETER)
         return position + 6
 
-    def _begin_pdu(self, data: memoryview, position: int, events: list[ControlPDU | Fragment]) -> int:
-        """Return the position after what was taken, or -1 when more bytes are needed."""
-        available = len(data) - position
-        if available < 6:
-            return -1
+    def _take_control(self, data: memoryview, position: int, events: list[ControlPDU | Fragment]) -> int:
+        part = data[position : position + self._control_left]
+        self._control_body += part
+        self._control_left -= len(part)
+        if not self._control_left:
+            events.append(ControlPDU(self._control_kind, bytes(self._control_body)))
+            self._control_body = bytearray()
+        return position + len(part)
+
+    def _begin_pdu(self, data: memoryview, position: int, events: list[ControlPDU | Fragment]) -> None:
         kind: int
         length: int
         kind, length = PDU_HEADER.unpack_from(data, position)
@@ -105,12 +118,12 @@ class Framer:
             if length < 6 or length > self._limit:
                 raise ProtocolError("P-DATA-TF has an impossible length", INVALID_PARAMETER)
             self._pdu_left = length
-            return position + 6
+            return
         if not 1 <= kind <= PDUType.ABORT:
             raise ProtocolError("unrecognised PDU", UNRECOGNIZED_PDU)
-        if length > MAXIMUM_CONTROL_PDU_BYTES:
+        if length > self._control_limit:
             raise ProtocolError("PDU is too long", INVALID_PARAMETER)
-        if available < 6 + length:
-            return -1
-        events.append(ControlPDU(kind, bytes(data[position + 6 : position + 6 + length])))
-        return position + 6 + length
+        self._control_limit = MAXIMUM_LATER_PDU_BYTES
+        self._control_kind, self._control_left = kind, length
+        if not length:
+            events.append(ControlPDU(kind, b""))

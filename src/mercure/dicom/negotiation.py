@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mercure.core.tags import is_valid_uid
 from mercure.dicom import pdu, uids
 from mercure.dicom.pdu import AssociateAC, AssociateRJ, AssociateRQ, ContextAnswer, ContextResult, ProposedContext, Role
 
@@ -42,7 +43,7 @@ def negotiate(request: AssociateRQ, policy: AcceptancePolicy) -> AssociateAC | A
         request.calling_ae_title,
         tuple(_answer(context, policy) for context in request.contexts),
         policy.maximum_pdu_bytes,
-        roles={uid: _role(role) for uid, role in request.roles.items()},
+        roles=_roles(request),
     )
 
 
@@ -56,9 +57,14 @@ def accepted_contexts(request: AssociateRQ, answer: AssociateAC) -> dict[int, Ac
     }
 
 
-def _role(proposed: Role) -> Role:
-    """The requestor is the SCU of everything here; the SCP role is not granted (PS3.7 D.3.3.4)."""
-    return Role(scu=proposed.scu, scp=False)
+def _roles(request: AssociateRQ) -> dict[str, Role]:
+    """The requestor is the SCU of everything here; the SCP role is not granted (PS3.7 D.3.3.4).
+
+    What was not proposed gets no answer: a peer could send more roles than an answer can hold.
+    """
+    proposed = {context.abstract_syntax for context in request.contexts}
+    roles = request.roles
+    return {uid: Role(scu=roles[uid].scu, scp=False) for uid in roles if uid in proposed and is_valid_uid(uid)}
 
 
 def _answer(context: ProposedContext, policy: AcceptancePolicy) -> ContextAnswer:
@@ -84,5 +90,7 @@ def _accepts(abstract_syntax: str, transfer_syntax: str, policy: AcceptancePolic
     """The requestor's order of preference decides among what is acceptable."""
     if transfer_syntax in uids.UNCOMPRESSED:
         return True
+    if not is_valid_uid(transfer_syntax):
+        return False
     is_storage = abstract_syntax not in (uids.VERIFICATION, uids.STORAGE_COMMITMENT_PUSH_MODEL)
     return policy.accept_compressed and is_storage and transfer_syntax.startswith(_STANDARD_TRANSFER_SYNTAXES)

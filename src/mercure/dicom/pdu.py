@@ -47,6 +47,9 @@ COMMAND, LAST = 0x01, 0x02
 MAXIMUM_CONTROL_PDU_BYTES = 1 << 20
 """No association request in the field comes near this; a larger one is an attack or a broken peer."""
 
+MAXIMUM_LATER_PDU_BYTES = 1 << 16
+"""After request and answer control PDUs have ten bytes; longer ones are read only to tell what they are."""
+
 RELEASE_RQ = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 RELEASE_RP = b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 

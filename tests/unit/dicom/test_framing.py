@@ -69,6 +69,29 @@ def test_an_empty_pdv_is_an_event() -> None:
     assert fed(Framer(0), data_tf(pdv(b"", 1, 2))) == [(1, 2, b"", True)]
 
 
+def test_a_long_control_pdu_is_allowed_as_the_first_one_only() -> None:
+    framer = Framer(0)
+    request = pdu.PDU_HEADER.pack(1, 100_000) + bytes(100_000)
+    assert fed(framer, request) == [ControlPDU(1, bytes(100_000))]
+    assert fed(framer, pdu.PDU_HEADER.pack(5, 65_536) + bytes(65_536)) == [ControlPDU(5, bytes(65_536))]
+    with pytest.raises(ProtocolError, match="too long"):
+        framer.feed(memoryview(pdu.PDU_HEADER.pack(5, 65_537)))
+
+
+def test_a_control_pdu_that_drips_is_not_copied_again_with_each_drop() -> None:
+    framer = Framer(0)
+    fed(framer, pdu.PDU_HEADER.pack(1, 1 << 20))
+    for _ in range((1 << 10) - 1):
+        assert fed(framer, bytes(1 << 10)) == []
+        assert framer._pending == b""  # what is copied together with the next bytes
+    assert len(fed(framer, bytes(1 << 10))) == 1
+    assert not framer.in_message
+
+
+def test_a_control_pdu_without_a_body_is_an_event() -> None:
+    assert fed(Framer(0), pdu.PDU_HEADER.pack(7, 0)) == [ControlPDU(7, b"")]
+
+
 def test_an_incomplete_control_pdu_counts_as_inside_a_message() -> None:
     framer = Framer(0)
 

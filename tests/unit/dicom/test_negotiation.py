@@ -100,6 +100,21 @@ def test_only_the_scu_role_is_granted() -> None:
     assert answer.roles == {CT_STORAGE: Role(scu=True, scp=False)}
 
 
+def test_roles_are_answered_only_for_what_was_proposed_and_in_a_number_that_can_be_encoded() -> None:
+    many = {f"1.2.840.10008.5.1.4.1.1.{number}.{'1' * 40}": Role(scu=True, scp=True) for number in range(1000)}
+    answer = accepted(request(roles={**many, CT_STORAGE: Role(scu=True, scp=True)}))
+    assert set(answer.roles) == {CT_STORAGE}
+    huge = "1" * 65_000
+    answer = accepted(request((huge, (IMPLICIT_LITTLE,)), roles={huge: Role(scu=True, scp=True)}))
+    assert len(answer.encode()) < 1000
+
+
+def test_a_transfer_syntax_that_is_no_uid_is_not_accepted() -> None:
+    policy = AcceptancePolicy(accept_compressed=True)
+    answer = accepted(request((CT_STORAGE, ("1.2.840.10008.1.2.\nforged", JPEG_2000))), policy)
+    assert answer.contexts[0].transfer_syntax == JPEG_2000
+
+
 def test_only_accepted_contexts_are_usable() -> None:
     asked = request((CT_STORAGE, (EXPLICIT_LITTLE,)), ("1.2.840.10008.5.1.4.31", (IMPLICIT_LITTLE,)))
     assert accepted_contexts(asked, accepted(asked)) == {1: AcceptedContext(CT_STORAGE, EXPLICIT_LITTLE)}

@@ -223,7 +223,7 @@ def test_a_peer_that_answers_drop_by_drop_is_left_after_the_time_out(files: Sequ
     drops: list[Step] = []
     for _ in range(200):
         drops += [Send(b"\x07"), WaitFor(_Pause())]
-    script = serve_store(Send(b"\x07\0\0\x0f\xff\xff"), *drops)
+    script = serve_store(Send(b"\x07\0\0\0\xff\xff"), *drops)
     with scripted_server(script) as server:
         with pytest.raises(NoAnswerError, match="does not complete"):
             store(server.port, files, seconds=0.5)
