@@ -214,7 +214,7 @@ def _commitment_ports(config: Config) -> dict[str, PeerPort]:
     ports = {
         target.called_ae_title: PeerPort(target.host, target.port)
         for target in config.targets.values()
-        if isinstance(target, schema.DicomTarget) and target.host != schema.SENDER
+        if isinstance(target, schema.DicomTarget) and target.called_ae_title and target.host != schema.SENDER
     }
     given = config.receiver.storage_commitment.ports
     ports.update({title: PeerPort(str(peer.ip), peer.port) for title, peer in given.items()})

@@ -341,8 +341,12 @@ def _sweep_hidden(folder: Path) -> None:
 
 
 def receptions(layout: Layout) -> list[str]:
-    """Return the names of the gathering receptions."""
-    return [name for name in os.listdir(layout.incoming) if not name.startswith(".") and "#" in name]
+    """Return the names of the gathering receptions. Loose files of existing installations have a mark, too."""
+    return [
+        name
+        for name in os.listdir(layout.incoming)
+        if "#" in name and not name.startswith(".") and not name.endswith((".dcm", ".tags"))
+    ]
 
 
 def last_arrival(layout: Layout, reception: str) -> float | None:

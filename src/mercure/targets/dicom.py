@@ -123,8 +123,10 @@ class DicomTarget:
         if not host:
             raise PermanentError("the target is the sender of the series, and its address is not known")
         calling = parcel.calling_ae_title if node.forward_calling_ae_title else ""
-        called = parcel.called_ae_title if node.forward_called_ae_title else ""
-        return self._peer(host, called or node.called_ae_title, calling or node.calling_ae_title)
+        called = (parcel.called_ae_title if node.forward_called_ae_title else "") or node.called_ae_title
+        if not called:
+            raise PermanentError("the AE title to call is that of the series, and the series has none")
+        return self._peer(host, called, calling or node.calling_ae_title)
 
     def _peer(self, host: str, called: str, calling: str) -> Peer:
         node = self._node

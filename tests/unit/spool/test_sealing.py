@@ -395,3 +395,10 @@ def test_a_damaged_reception_file_is_a_problem_and_no_unknown_sender(layout: Lay
     assert contents is not None
     assert "damaged" in contents.problem
     sealed.close()
+
+
+def test_loose_files_of_existing_installations_are_no_receptions(layout: Layout) -> None:
+    for name in ("1.2#1.2.3.dcm", "1.2#1.2.3.tags", "error", ".hidden#x"):
+        (layout.incoming / name).touch()
+    (layout.incoming / "1.2#0123456789").mkdir()
+    assert sealing.receptions(layout) == ["1.2#0123456789"]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.ledger import Ledger
 from tests.scripted_peer import Close, ReceivePdu, ReceiveUntilClosed, Send, Step, scripted_server
 
 from mercure.core.delivery import InstanceResult, Outcome, Parcel
-from mercure.core.errors import CancelledError, JobError, TransientError
+from mercure.core.errors import CancelledError, JobError, PermanentError, TransientError
 from mercure.dicom import dimse, pdu
 from mercure.dicom.dimse import Command
 from mercure.dicom.pdu import AssociateAC, ContextAnswer, PDUType
@@ -223,3 +224,9 @@ def test_an_association_is_not_used_for_another_peer_or_for_kinds_it_does_not_kn
         target._pool.give(kept)
         assert target._pool.take(peer, [("1.2.3", builders.EXPLICIT_LITTLE)]) is None
         assert target._pool.take(peer, []) is None, "released, so that a peer that serves one at a time takes the next"
+
+
+def test_without_an_ae_title_to_call_nothing_is_sent(parcel: Parcel) -> None:
+    target = DicomTarget(DicomNode("127.0.0.1", 104, "", forward_called_ae_title=True))
+    with pytest.raises(PermanentError, match="the series has none"):
+        target.send(replace(parcel, called_ae_title=""), Ledger())
