@@ -15,6 +15,7 @@ from mercure.dicom.dimse import CommandSet
 from mercure.dicom.framing import ControlPDU, Fragment, Framer
 from mercure.dicom.negotiation import AcceptancePolicy, AcceptedContext, accepted_contexts, negotiate
 from mercure.dicom.pdu import AssociateAC, AssociateRJ, AssociateRQ, PDUType, ProtocolError
+from mercure.dicom.send_buffer import encode_pdata, usable_pdu_bytes
 from mercure.dicom.wire import ConnectionEndedError, Wire
 
 _BUFFER_BYTES = 512 << 10
@@ -72,7 +73,7 @@ class AssociationSCP:
         self._timeouts = timeouts
         self._framer = Framer(policy.maximum_pdu_bytes)
         self._contexts: dict[int, AcceptedContext] = {}
-        self._peer_maximum = 0
+        self._pdu_bytes = 0
         self._accepted = False
         self._command = bytearray()
         self._command_context = 0
@@ -194,15 +195,18 @@ class AssociationSCP:
         if isinstance(answer, AssociateRJ):
             self._say_goodbye(answer.encode())
             return f"rejected: result {answer.result}, source {answer.source}, reason {answer.reason}"
+        self._pdu_bytes = usable_pdu_bytes(request.maximum_length)
         self._contexts = accepted_contexts(request, answer)
-        self._peer_maximum = request.maximum_length
         self._accepted = True
         self._handler.begin(request, self._send)
         self._wire.write(answer.encode())
         return ""
 
     def _send(self, context_id: int, command: bytes, data_set: bytes) -> None:
-        self._wire.write(pdu.encode_message(context_id, command, data_set, self._peer_maximum))
+        pdus = encode_pdata(command, context_id, pdu.COMMAND, self._pdu_bytes)
+        if data_set:
+            pdus += encode_pdata(data_set, context_id, 0, self._pdu_bytes)
+        self._wire.write(pdus)
 
     def _abort(self, reason: int) -> None:
         with contextlib.suppress(OSError):

@@ -107,11 +107,17 @@ class Association:
         return Reply(command, data_set)
 
     def release(self) -> None:
-        """End the association in an orderly way; a peer that does not play its part is left. Does not raise."""
+        """End the association in an orderly way; a peer that does not play its part is left. Does not raise.
+
+        A peer that wants to release it at the same time gets its answer (release collision, PS3.8 9.2).
+        """
         with contextlib.suppress(TransientError):
             self._connection.limit(min(_RELEASE_TIMEOUT_SECONDS, self.peer.response_timeout_seconds))
             self._connection.send(memoryview(pdu.RELEASE_RQ))
-            self._receive_control()
+            if self._receive_control().kind == pdu.PDUType.RELEASE_RQ:
+                # Both at once: the requestor of the association answers first, and then waits for its answer.
+                self._connection.send(memoryview(pdu.RELEASE_RP))
+                self._receive_control()
         self._connection.drop()
 
     def abort(self, source: int = 0, reason: int = 0) -> None:

@@ -236,25 +236,6 @@ def decode_abort(body: bytes) -> tuple[int, int]:
     return (body[2], body[3]) if len(body) >= 4 else (0, 0)
 
 
-def encode_message(context_id: int, command: bytes, data_set: bytes, maximum_length: int) -> bytes:
-    """Return the P-DATA-TFs of a message that is at hand as a whole; the receiver takes `maximum_length`, 0: any."""
-    limit = max(maximum_length - 6, 1 << 10) if maximum_length else 1 << 17
-    pdus = [_encode_fragment(context_id, COMMAND, command, limit)]
-    if data_set:
-        pdus.append(_encode_fragment(context_id, 0, data_set, limit))
-    return b"".join(pdus)
-
-
-def _encode_fragment(context_id: int, kind: int, data: bytes, limit: int) -> bytes:
-    pdus = []
-    for start in range(0, len(data), limit):
-        part = data[start : start + limit]
-        control = kind | (LAST if start + limit >= len(data) else 0)
-        pdus.append(PDU_HEADER.pack(PDUType.DATA_TF, len(part) + 6))
-        pdus.append(PDV_HEADER.pack(len(part) + 2, context_id, control) + part)
-    return b"".join(pdus)
-
-
 class _UserInformation:
     """What the user information item says; every part of it may be missing."""
 

@@ -256,6 +256,27 @@ def test_responses_fit_into_the_pdus_that_the_peer_takes(tmp_path: Path) -> None
         assert response.number(dimse.MESSAGE_ID_RESPONDED_TO) == 77
 
 
+@pytest.mark.parametrize("maximum", [128, 131])
+def test_a_peer_that_takes_small_or_odd_pdus_gets_no_longer_ones(tmp_path: Path, maximum: int) -> None:
+    uid = "1.2.840.10008.5.1.4.1.1.2." + "1" * 38
+    with receiver(tmp_path / "data") as running, called(running.port, associate_rq(maximum_length=maximum)) as caller:
+        caller.send(store(builders.dicom_bytes(part10=False, SOPInstanceUID=uid), uid))
+        command, control = b"", 0
+        while not control & pdu.LAST:
+            kind, body = caller.pdu()
+            assert kind == PDUType.DATA_TF
+            assert len(body) <= maximum
+            assert len(body) % 2 == 0
+            command, control = command + body[6:], body[5]
+        assert dimse.decode(command).status == 0
+        assert dimse.decode(command).uid(dimse.AFFECTED_SOP_INSTANCE_UID) == uid
+
+
+def test_a_peer_that_takes_next_to_nothing_is_aborted(tmp_path: Path) -> None:
+    read, _ = conversation(tmp_path, [Send(associate_rq(maximum_length=20)), ReceiveUntilClosed()])
+    assert read[0] == ABORT_PARAMETER
+
+
 def test_a_command_in_many_fragments_is_read(tmp_path: Path) -> None:
     with receiver(tmp_path / "data") as running, called(running.port, associate_rq([VERIFICATION_CONTEXT])) as caller:
         caller.send(data_pdus(1, 1, dimse.echo_request(1), size=3))

@@ -181,27 +181,3 @@ def test_a_short_rejection_is_a_protocol_error() -> None:
 def test_an_abort_is_read_as_it_was_written_and_a_short_one_says_nothing() -> None:
     assert pdu.decode_abort(pdu.encode_abort(2, 6)[6:]) == (2, 6)
     assert pdu.decode_abort(b"\0") == (0, 0)
-
-
-@pytest.mark.parametrize("maximum", [0, 1100, 16_384])
-def test_a_message_is_cut_into_pdus_that_the_peer_takes(maximum: int) -> None:
-    command, data_set = b"c" * 300, b"d" * 40_001
-
-    data = pdu.encode_message(5, command, data_set, maximum)
-
-    found: dict[int, bytes] = {0: b"", 1: b""}
-    ends = []
-    while data:
-        kind, length = pdu.PDU_HEADER.unpack_from(data)
-        pdv_length, context_id, control = pdu.PDV_HEADER.unpack_from(data, 6)
-        assert (kind, pdv_length, context_id) == (PDUType.DATA_TF, length - 4, 5)
-        assert not maximum or length <= maximum
-        found[control & 1] += data[12 : 6 + length]
-        ends += [control & 1] * (control >> 1 & 1)
-        data = data[6 + length :]
-    assert found == {1: command, 0: data_set}
-    assert ends == [1, 0]
-
-
-def test_a_message_without_data_set_is_its_command_alone() -> None:
-    assert len(pdu.encode_message(1, b"ab", b"", 0)) == 6 + 6 + 2

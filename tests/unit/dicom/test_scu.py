@@ -375,6 +375,23 @@ def test_a_released_association_cannot_be_used_and_release_never_raises() -> Non
         association.association.send_message(1, b"")
 
 
+def test_a_peer_that_releases_at_the_same_time_gets_its_answer() -> None:
+    script = [
+        *accept_store(),
+        ReceivePdu(PDUType.RELEASE_RQ),
+        Send(pdu.RELEASE_RQ),
+        ReceivePdu(PDUType.RELEASE_RP),
+        Send(pdu.RELEASE_RP),
+        ReceiveUntilClosed(),
+    ]
+    with scripted_server(script) as server:
+        association = StoreAssociation(peer_at(server.port), [KIND])
+        association.open()
+        association.association.release()
+        peers.wait_until(lambda: len(server.conversations[0].read) == 4, "the whole script was played")
+    assert not association.association.is_open
+
+
 def test_an_association_is_quiet_until_the_peer_says_something() -> None:
     speak = threading.Event()
     with scripted_server([*accept_store(), WaitFor(speak), Send(ABORT), ReceiveUntilClosed()]) as server:
