@@ -153,6 +153,7 @@ KEYS = st.sampled_from([*Config.model_fields, *top_level_keys()])
 
 
 @given(st.dictionaries(KEYS | TEXTS, JSON, max_size=4))
+@example({"mercure": {"[key]": None}})
 def test_any_json_is_read_or_refused_in_words(value: Any) -> None:
     _read_or_refused(json.dumps(value))
 

@@ -77,8 +77,11 @@ def schema_failures(
     """Translate what pydantic found in one part: path inside the part, and message. Never repeats a value."""
     failures = []
     for found in error.errors(include_url=False, include_context=True, include_input=False):
-        path = tuple(part for part in found["loc"] if part != "[key]")
-        if found["type"] == "extra_forbidden":
+        path = tuple(found["loc"])
+        is_extra = found["type"] == "extra_forbidden"
+        if path[-1:] == ("[key]",) and not is_extra:  # pydantic's mark for a key of a mapping that is wrong itself
+            path = path[:-1]
+        if is_extra:
             message = unknown_key(str(path[-1]), _keys_at(model, path[:-1]), elsewhere)
         else:
             message = _message(found)
