@@ -1,4 +1,4 @@
-"""Publishing what dead receiver workers had taken in and not yet placed. Part of each start of a worker."""
+"""Publishing what dead receiver workers had taken in and not yet placed; at each start of a worker, and again later."""
 
 import logging
 
@@ -9,7 +9,7 @@ from mercure.spool.drafts import Draft
 from mercure.spool.intake import Intake, Session
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.quarantine import quarantine
-from mercure.spool.recovery import AbandonedDraft, abandoned_drafts
+from mercure.spool.recovery import AbandonedDraft, abandoned_drafts, was_published
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 def recover_drafts(layout: Layout, intake: Intake) -> int:
     """Place every complete draft that a dead worker left, through `intake`; return how many.
 
-    An instance that is in its reception already vanishes as identical; one that cannot be placed goes to `error/`. Safe
-    at any time, beside living workers and beside another recovery. What the disk does not take now stays for the next
-    time. Raises `OSError` when the folder of drafts cannot be read.
+    An instance that is in its reception already, or in a job of it, vanishes as identical; one that cannot be placed
+    goes to `error/`. Safe at any time, beside living workers and beside another recovery. What the disk does not take
+    now stays for the next time. Raises `OSError` when the folder of drafts cannot be read.
     """
     sessions: dict[Origin, Session] = {}
     count = 0
@@ -29,8 +29,7 @@ def recover_drafts(layout: Layout, intake: Intake) -> int:
             if session is None:
                 session = sessions[abandoned.origin] = intake.session(abandoned.origin)
             try:
-                _recover(layout, intake, session, abandoned)
-                count += 1
+                count += _recover(layout, intake, session, abandoned)
             except OSError as error:
                 log.error("a draft of a dead worker stays where it is: %s", error.strerror)  # noqa: TRY400
     finally:
@@ -39,11 +38,16 @@ def recover_drafts(layout: Layout, intake: Intake) -> int:
     return count
 
 
-def _recover(layout: Layout, intake: Intake, session: Session, abandoned: AbandonedDraft) -> None:
+def _recover(layout: Layout, intake: Intake, session: Session, abandoned: AbandonedDraft) -> bool:
+    """Place one; return whether there was anything to place."""
     draft = intake.adopt(abandoned.path)
     try:
         try:
             placing = _placing(draft)
+            if was_published(layout, abandoned, placing.series_instance_uid, placing.sop_instance_uid):
+                log.info("instance %s of a dead worker is in a job already", placing.sop_instance_uid)
+                draft.discard()
+                return False
             session.publish(
                 draft,
                 placing.study_instance_uid,
@@ -56,6 +60,7 @@ def _recover(layout: Layout, intake: Intake, session: Session, abandoned: Abando
             draft.discard()
     finally:
         draft.close()
+    return True
 
 
 def _placing(draft: Draft) -> Placing:

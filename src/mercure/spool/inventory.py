@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from mercure.core.stages import Stage
 from mercure.spool import layout as names
@@ -29,10 +30,29 @@ def find_instances(layout: Layout, sop_instance_uids: Iterable[str]) -> dict[str
     return found
 
 
+def find_copies(layout: Layout, series_uid: str, sop_instance_uid: str) -> Iterator[str]:
+    """Give out the paths in sealed receptions and jobs that have the name of this instance; one look at each folder.
+
+    Both UIDs are valid ones. A path may be outdated when it is used. Raises `OSError` as `find_instances`.
+    """
+    for parent in _parents(layout):
+        for entry in os.listdir(parent):
+            path = f"{parent}/{entry}/{names.RECEIVED}/{names.instance_name(series_uid, sop_instance_uid)}"
+            copy = 1
+            while os.path.exists(path):
+                yield path
+                copy += 1
+                path = f"{os.path.dirname(path)}/{names.instance_name(series_uid, sop_instance_uid, copy)}"
+
+
+def _parents(layout: Layout) -> tuple[Path, ...]:
+    return (layout.sealed, *(layout.stage(stage) for stage in Stage))
+
+
 def _folders(layout: Layout) -> Iterator[str]:
     for name in os.listdir(layout.incoming):
         if not name.startswith("."):
             yield f"{layout.incoming}/{name}"
-    for parent in (layout.sealed, *(layout.stage(stage) for stage in Stage)):
+    for parent in _parents(layout):
         for name in os.listdir(parent):
             yield f"{parent}/{name}/{names.RECEIVED}"

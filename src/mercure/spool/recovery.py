@@ -9,13 +9,19 @@ recovery: the lock decides who does it.
 
 import contextlib
 import fcntl
+import filecmp
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from mercure.core.errors import SpoolError
 from mercure.spool import layout as names
+from mercure.spool.inventory import find_copies
+from mercure.spool.job_files import read_task
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.quarantine import forget_attempt
 
@@ -46,6 +52,37 @@ def abandoned_drafts(layout: Layout) -> Iterator[AbandonedDraft]:
                 _remove(folder)
             finally:
                 os.close(lock)
+
+
+def was_published(layout: Layout, abandoned: AbandonedDraft, series_uid: str, sop_instance_uid: str) -> bool:
+    """Whether a job of the same series from the same sender to the same called AE title holds these very bytes.
+
+    A draft that was published keeps a second name only while it and the jobs lie on one file system, and the job
+    exists. Raises `SpoolError` for impossible UIDs and `OSError` when the folders cannot be read.
+    """
+    names.check_uid(series_uid, "SeriesInstanceUID")
+    names.check_uid(sop_instance_uid, "SOPInstanceUID")
+    for path in find_copies(layout, series_uid, sop_instance_uid):
+        with contextlib.suppress(FileNotFoundError):  # it has just moved on
+            received = os.path.dirname(path)
+            if _origin_of(received) == abandoned.origin and filecmp.cmp(path, abandoned.path, shallow=False):
+                return True
+    return False
+
+
+def _origin_of(received: str) -> Origin | None:
+    """Return who sent what a job or a sealed reception holds; None when it does not say."""
+    try:
+        series = read_task(Path(received).parent).series
+        return Origin(series.calling_ae_title, series.called_ae_title, series.peer_address)
+    except SpoolError:
+        pass
+    try:
+        with open(f"{received}/{names.RECEPTION_FILE}", encoding="utf-8") as file:
+            data = json.load(file)
+        return Origin(data["sender_aet"], data["receiver_aet"], data["sender_address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _take(folder: str) -> int:

@@ -2,17 +2,21 @@ import fcntl
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests import builders
 from tests.builders import CT_STORAGE, EXPLICIT_LITTLE
 
+from mercure.core.stages import Stage
+from mercure.core.task import Job, SeriesInfo
 from mercure.dicom import part10
 from mercure.dicom.recovery import recover_drafts
 from mercure.spool import layout as names
 from mercure.spool.intake import Intake
-from mercure.spool.job_files import read_task
+from mercure.spool.job_files import read_task, write_task
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.recovery import abandoned_drafts
 
@@ -178,6 +182,67 @@ def test_what_the_disk_does_not_take_stays_where_it_is(
     assert recover_drafts(layout, intake) == 0
     assert draft.exists()
     assert "stays where it is" in caplog.text
+    assert recover_drafts(layout, Intake(layout)) == 1
+    assert placed(layout) == ["1.2.3.dcm"]
+
+
+def job_with(layout: Layout, stage: Stage, content: bytes, origin: Origin, *, copy: int = 1) -> None:
+    """A job whose series was copied from another file system: its instances are files of their own."""
+    folder = layout.stage(stage) / "20250101T000000-aaaaaaaaaa-1"
+    (folder / names.RECEIVED).mkdir(parents=True)
+    for number in range(1, copy + 1):
+        path = folder / names.RECEIVED / names.instance_name("1.2.9", "1.2.3", number)
+        path.write_bytes(content if number == copy else b"other bytes")
+    series = SeriesInfo("1.2.9", "1.2", origin.calling_ae_title, origin.called_ae_title, origin.peer_address)
+    write_task(folder, Job(folder.name, "route", series, datetime(2025, 1, 1, tzinfo=UTC)))
+
+
+@pytest.mark.parametrize("copy", [1, 3])
+@pytest.mark.parametrize("stage", list(Stage))
+def test_what_is_in_a_job_on_another_file_system_is_not_published_again(
+    layout: Layout, dead: Path, caplog: pytest.LogCaptureFixture, stage: Stage, copy: int
+) -> None:
+    caplog.set_level("INFO")
+    content = instance("1.2.3", SeriesInstanceUID="1.2.9", StudyInstanceUID="1.2")
+    leave(dead, content)
+    job_with(layout, stage, content, ORIGIN, copy=copy)
+    assert recover_drafts(layout, Intake(layout)) == 0
+    assert placed(layout) == []
+    assert not dead.exists()
+    assert "1.2.3 of a dead worker is in a job already" in caplog.text
+
+
+def test_what_is_in_a_sealed_reception_is_not_published_again(layout: Layout, dead: Path) -> None:
+    content = instance("1.2.3", SeriesInstanceUID="1.2.9", StudyInstanceUID="1.2")
+    session = Intake(layout).session(ORIGIN)
+    leave(dead, content)
+    assert recover_drafts(layout, Intake(layout)) == 1
+    session.close()
+    (reception,) = layout.incoming.glob("*#*")
+    (layout.sealed / "seal").mkdir()
+    reception.rename(layout.sealed / "seal" / names.RECEIVED)
+    dead.mkdir()
+    (dead / names.LOCK_FILE).touch()
+    leave(dead, content)
+    assert recover_drafts(layout, Intake(layout)) == 0
+    assert placed(layout) == []
+    assert not dead.exists()
+
+
+@pytest.mark.parametrize("difference", ["sender", "called", "address", "bytes", "no task"])
+def test_what_is_in_a_job_of_another_reception_or_with_other_bytes_is_published(
+    layout: Layout, dead: Path, difference: str
+) -> None:
+    content = instance("1.2.3", SeriesInstanceUID="1.2.9", StudyInstanceUID="1.2")
+    leave(dead, content)
+    origin = {
+        "sender": replace(ORIGIN, calling_ae_title="OTHER"),
+        "called": replace(ORIGIN, called_ae_title="OTHER"),
+        "address": replace(ORIGIN, peer_address="10.0.0.2"),
+    }.get(difference, ORIGIN)
+    job_with(layout, Stage.OUTGOING, content[:-1] if difference == "bytes" else content, origin)
+    if difference == "no task":
+        next(layout.outgoing.glob("*/task.json")).unlink()
     assert recover_drafts(layout, Intake(layout)) == 1
     assert placed(layout) == ["1.2.3.dcm"]
 
