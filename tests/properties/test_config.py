@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mercure.config.dump import dump, to_json
@@ -112,7 +112,11 @@ FLAT = _some(
 
 
 def _config(value: Any) -> Config:
-    loaded = parse(json.dumps(value), environment={})
+    try:
+        loaded = parse(json.dumps(value), environment={})
+    except ConfigError as error:
+        assume("needs a folder of its own" not in str(error))  # drawn folders may lie in each other
+        raise
     assert loaded.schema_errors == ()
     return loaded.config
 
