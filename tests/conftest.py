@@ -4,8 +4,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tests import peers
+
+# A busy machine is no bug, and CI asks the same questions each time; other runs look for new ones.
+hypothesis.settings.register_profile(
+    "mercure",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("mercure")
 
 
 @pytest.fixture(autouse=True)
