@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mercure.core.errors import PermanentError
-from mercure.dicom import uids
+from mercure.dicom import header, uids
 
 PREFIX = bytes(128) + b"DICM"
 
 _START = len(PREFIX)
 _FIRST_READ_BYTES = 1024
 _MAXIMUM_HEAD_BYTES = 1 << 20
+_DATA_SET_HEAD_BYTES = 1 << 16
 _ELEMENT = struct.Struct("<HH2sH")
 _LONG_LENGTH = struct.Struct("<I")
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -83,7 +84,7 @@ def _read_open(descriptor: int) -> FileMeta:
         wanted *= 8
     transfer_syntax = _uid(values, _TRANSFER_SYNTAX, "transfer syntax")
     if _SOP_CLASS not in values or _SOP_INSTANCE not in values:
-        _complete_from_data_set(descriptor, values)
+        _complete_from_data_set(descriptor, values, transfer_syntax, position)
     sop_class, sop_instance = _uid(values, _SOP_CLASS, "SOP class"), _uid(values, _SOP_INSTANCE, "SOP instance")
     return FileMeta(sop_class, sop_instance, transfer_syntax, position, size)
 
@@ -119,18 +120,19 @@ def _uid(values: dict[int, bytes], element: int, what: str) -> str:
     return value.decode("ascii")
 
 
-def _complete_from_data_set(descriptor: int, values: dict[int, bytes]) -> None:
-    """Take the SOP UIDs that the meta group lacks from the data set itself. Rare, so pydicom may be slow."""
-    from pydicom import dcmread  # noqa: PLC0415  # not loaded unless needed
-
-    with open(descriptor, "rb", closefd=False) as file:
-        file.seek(0)
-        try:
-            found = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
-        except Exception as error:  # noqa: BLE001  # the file is a stranger's: pydicom raises what it likes
-            raise NotDicomError(f"the data set cannot be read ({type(error).__name__})") from None
-    for element, keyword in ((_SOP_CLASS, "SOPClassUID"), (_SOP_INSTANCE, "SOPInstanceUID")):
-        values.setdefault(element, str(found.get(keyword, "")).encode("latin-1", "replace"))
+def _complete_from_data_set(descriptor: int, values: dict[int, bytes], transfer_syntax: str, offset: int) -> None:
+    """Take the SOP UIDs that the meta group lacks from the data set itself."""
+    head = os.pread(descriptor, _DATA_SET_HEAD_BYTES, offset)
+    wanted = {header.SOP_CLASS_UID: _SOP_CLASS, header.SOP_INSTANCE_UID: _SOP_INSTANCE}
+    try:
+        is_whole = len(head) < _DATA_SET_HEAD_BYTES
+        last = header.SOP_INSTANCE_UID
+        found = header.read_elements(head, transfer_syntax, frozenset(wanted), last, whole=is_whole)
+    except (header.HeaderError, header.Incomplete):
+        raise NotDicomError("the data set cannot be read") from None
+    for tag, element in wanted.items():
+        if tag in found:
+            values.setdefault(element, found[tag][1])
 
 
 def encode_file_meta(
