@@ -81,10 +81,7 @@ def schema_failures(
         is_extra = found["type"] == "extra_forbidden"
         if path[-1:] == ("[key]",) and not is_extra:  # pydantic's mark for a key of a mapping that is wrong itself
             path = path[:-1]
-        if is_extra:
-            message = unknown_key(str(path[-1]), _keys_at(model, path[:-1]), elsewhere)
-        else:
-            message = _message(found)
+        message = unknown_key(str(path[-1]), _keys_at(model, path[:-1]), elsewhere) if is_extra else _message(found)
         failures.append((path, message))
     return failures
 
