@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests import peers
 
@@ -33,6 +34,17 @@ class Way:
     port: int
     target: Target
     platform: Running | None
+    folder: Path
+
+    def state(self) -> str:
+        """What stands where, for a measurement that does not come to its end."""
+        lines = [f"the target {'listens' if peers.listens(self.target.port) else 'does not listen'}"]
+        for name in ("incoming", "processing", "outgoing", "success", "error", "discard"):
+            for stage in self.folder.rglob(name):
+                lines.append(f"{stage.relative_to(self.folder)}: {len(list(stage.iterdir()))} entries")
+        lines += [path.read_text(errors="replace")[-3000:] for path in self.folder.rglob("*.log")]
+        journals = [path.read_text(errors="replace")[-3000:] for path in self.folder.rglob("journal/*.jsonl")]
+        return "\n".join([*lines, *journals])
 
 
 @dataclass(frozen=True)
@@ -92,11 +104,11 @@ def _way(fsync: bool | None) -> Iterator[Way]:
     """A fresh target with a platform before it, or without one when `fsync` is None."""
     with clean_folder("end-to-end") as folder, watched_storescp(folder / "target") as target:
         if fsync is None:
-            yield Way(target.port, target, None)
+            yield Way(target.port, target, None, folder)
             return
         with start_platform(folder, target.port, fsync=fsync) as platform:
             processes.wait_until_idle(platform.process.pid)
-            yield Way(platform.port, target, platform)
+            yield Way(platform.port, target, platform, folder)
 
 
 def _dcmsend(load: Load, associations: int, way: Way) -> Passage:
@@ -110,7 +122,10 @@ def _dcmsend(load: Load, associations: int, way: Way) -> Passage:
     for one in finished:
         if one.returncode != 0:
             raise RuntimeError(one.output[-2000:])
-    arrived = way.target.arrivals.of(uid for _, uid in load.identities)
+    try:
+        arrived = way.target.arrivals.of(uid for _, uid in load.identities)
+    except peers.PeerError as error:
+        raise RuntimeError(f"{error}\n{way.state()}") from error
     return Passage(arrived[-1] - started, ended - started)
 
 

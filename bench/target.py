@@ -28,9 +28,14 @@ class Arrivals:
     def of(self, uids: Iterable[str], *, seconds: float = 120) -> list[float]:
         """Wait until all these SOP instances are there; when each came, sorted."""
         wanted = list(uids)
-        peers.wait_until(
-            lambda: all(uid in self._times for uid in wanted), f"{len(wanted)} instances arrive", seconds=seconds
-        )
+        try:
+            peers.wait_until(
+                lambda: all(uid in self._times for uid in wanted), f"{len(wanted)} instances arrive", seconds=seconds
+            )
+        except peers.PeerError as error:
+            missing = [uid for uid in wanted if uid not in self._times]
+            watching = "" if self._thread.is_alive() else "; nobody watches the target any more"
+            raise peers.PeerError(f"{error}: {len(missing)} are missing, such as {missing[0]}{watching}") from None
         return sorted(self._times[uid] for uid in wanted)
 
     def close(self) -> None:
