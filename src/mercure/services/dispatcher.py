@@ -260,12 +260,15 @@ class Dispatcher:
 
     def _look_again(self, unit: Unit) -> None:
         """Put back a unit that cannot start now, if its job is still there."""
-        with contextlib.suppress(SpoolError, OSError):
+        again = self._clock.now().timestamp() + _AGAIN_SECONDS
+        try:
             job = self._queue.read(unit.job_id)
-            if job:
-                kept = tuple(d for d in job.deliveries if d.target == unit.target)
-                again = self._clock.now().timestamp() + _AGAIN_SECONDS
-                self._queue.add(replace(job, deliveries=kept), not_before=again)
+        except (SpoolError, OSError):
+            self._queue.read_later(unit.job_id, again)
+            return
+        if job:
+            kept = tuple(d for d in job.deliveries if d.target == unit.target)
+            self._queue.add(replace(job, deliveries=kept), not_before=again)
 
     def _refuse_unknown(self, target: str) -> None:
         """Send what waits for a target that is not there any more to `error/`, from where it can be retried."""
