@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ def kill_everywhere(order: Order) -> int:
     return int(done.stdout)
 
 
-def _kill_at(number: int) -> None:
+def kill_at(number: int, changes: Sequence[str] = _CHANGES) -> None:
+    """Have this process kill itself when it asks the kernel for the n-th of these changes."""
     count = itertools.count(1)
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +144,7 @@ def _kill_at(number: int) -> None:
 
         return change
 
-    for name in _CHANGES:
+    for name in changes:
         setattr(os, name, wrapped(getattr(os, name)))
 
 
@@ -161,7 +162,7 @@ def _main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                _kill_at(number)
+                kill_at(number)
                 WORK[order.work](layout)
             except BaseException as error:
                 sys.stderr.write(f"{error!r}\n")

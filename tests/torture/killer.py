@@ -7,11 +7,9 @@ its own (`python -m tests.torture.killer ORDER_FILE`) because forking wants one 
 child that finishes its work.
 """
 
-import itertools
 import os
 import pickle
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +17,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tests.fake_clock import FakeClock, Recorded
+from tests.kill_points import kill_at
 from tests.sender import Caller, associate_rq, store
 
 from mercure.core.retry import RetryPolicy
@@ -126,27 +125,12 @@ def send(layout: Layout, port: int) -> None:
 # -- the process that forks --------------------------------------------------------------------------------------------
 
 
-def _kill_at(number: int) -> None:
-    count = itertools.count(1)
-
-    def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
-        def change(*arguments: Any, **keywords: Any) -> Any:
-            if next(count) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **keywords)
-
-        return change
-
-    for name in _CHANGES:
-        setattr(os, name, wrapped(getattr(os, name)))
-
-
 def _fork(number: int, work: Callable[[], object]) -> int:
     child = os.fork()
     if child:
         return child
     try:
-        _kill_at(number)
+        kill_at(number, _CHANGES)
         work()
     except BaseException as error:
         sys.stderr.write(f"change {number}: {error!r}\n")

@@ -162,7 +162,6 @@ class AssociateRJ:
         return self.result == 2
 
 
-REJECT_NO_REASON = AssociateRJ(1, 1, 1)
 REJECT_APPLICATION_CONTEXT = AssociateRJ(1, 1, 2)
 REJECT_CALLING_AE_TITLE = AssociateRJ(1, 1, 3)
 REJECT_CALLED_AE_TITLE = AssociateRJ(1, 1, 7)

@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 REFUSALS = {
     "limit": pdu.REJECT_LOCAL_LIMIT,
     "network": pdu.REJECT_CALLING_AE_TITLE,
-    "stopping": pdu.REJECT_CONGESTION,
 }
 """Why the receiver hands over a connection only to have it rejected."""
 
