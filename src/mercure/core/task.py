@@ -4,7 +4,7 @@ Inside Mercure the words are those of the standard; on disk the keys are those t
 (`mrn`, `acc`, `sender_aet` ...). This file is the only one that knows both. Keys of our own stand below `mercure`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -104,10 +104,18 @@ class Job:
         kept = tuple(delivery if old.target == delivery.target else old for old in self.deliveries)
         return replace(self, deliveries=kept)
 
-    @property
-    def is_delivered(self) -> bool:
-        """Whether every target has everything."""
-        return all(delivery.state is DeliveryState.COMPLETE for delivery in self.deliveries)
+    def due_again(self, now: datetime, *, but: Collection[str] = ()) -> "Job":
+        """Return the job with every target that lacks something due at once, its attempts counted anew.
+
+        The targets in `but` stay as they are.
+        """
+        deliveries = tuple(
+            delivery
+            if delivery.state is DeliveryState.COMPLETE or delivery.target in but
+            else replace(delivery, state=DeliveryState.WAITING, attempts=0, not_before=None, updated_at=now, detail="")
+            for delivery in self.deliveries
+        )
+        return replace(self, deliveries=deliveries)
 
 
 def to_json(job: Job, *, version: str = "") -> dict[str, Json]:

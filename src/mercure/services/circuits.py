@@ -27,7 +27,12 @@ class Circuits:
 
     def probe_all(self) -> None:
         """Allow one attempt at each target now: an operator who asks for one may have mended it."""
-        self._health = {name: replace(health, not_before=0.0) for name, health in self._health.items()}
+        for name in self._health:
+            self.probe(name)
+
+    def probe(self, target: str) -> None:
+        """Allow one attempt at this target now."""
+        self._health[target] = replace(self._of(target), not_before=0.0)
 
     def may_try(self, target: str, moment: float) -> bool:
         """Whether an attempt may start now."""

@@ -39,6 +39,8 @@ class ActiveJob:
         self.claim = claim
         self.job = job
         self.running: dict[str, DeliveryRun] = {}
+        self.again: set[str] = set()
+        """The running targets at which an operator wants another attempt at once if this one fails."""
         self._lock = threading.Lock()
         self._results = read_ledger(claim.folder)
         self._ledger = Ledger(claim.folder)

@@ -35,7 +35,7 @@ from mercure.spool.moves import sweep_removed
 log = logging.getLogger(__name__)
 
 _STALLED_SECONDS = 1.0
-_CANCEL_SECONDS = 0.5
+_WISH_SECONDS = 0.5
 _RACY_SECONDS = 2.0
 _FULL_SCAN_SECONDS = 60.0
 _AGAIN_SECONDS = 2.0
@@ -77,7 +77,7 @@ class Dispatcher:
         self._outgoing_mtime = 0
         self._control_mtime = 0
         self._scanned_at = float("-inf")
-        self._cancel_checked_at = float("-inf")
+        self._wishes_checked_at = float("-inf")
         self._next_settings: deque[DispatcherSettings] = deque(maxlen=1)
         self._troubles: dict[str, str] = {}
         self._targets_changed = True
@@ -114,7 +114,7 @@ class Dispatcher:
             self._follow(self._next_settings.pop())
         self._settle_ended()
         self._scan()
-        self._pass_on_cancels()
+        self._pass_on_wishes()
         self._settle_odd()
         self._start_due()
 
@@ -145,7 +145,7 @@ class Dispatcher:
         if probe is not None:
             wait = min(wait, probe - moment)
         if self._active:
-            wait = min(wait, _CANCEL_SECONDS)
+            wait = min(wait, _WISH_SECONDS)
         return max(wait, 0.001)
 
     def _scan(self) -> None:
@@ -304,10 +304,16 @@ class Dispatcher:
         self._circuits.end(attempt, self._clock.monotonic(), self._draw())
         policy = self._circuits.policy(run.target_name)
         active.job = self._settlement.attempt(active.job, attempt, lambda count: policy.after(count, self._draw()))
+        if run.target_name in active.again:
+            active.again.remove(run.target_name)
+            others = {d.target for d in active.job.deliveries} - {run.target_name}
+            active.job = active.job.due_again(self._clock.now(), but=others)
+            self._circuits.probe(run.target_name)
         self._settle_job(active)
 
     def _settle_job(self, active: ActiveJob) -> None:
         """Write down how far the job is. While one of its targets is being served, the claim is kept."""
+        self._takes_up_retry(active)
         job, taken = active.job, active.claim
         try:
             if active.running:
@@ -339,15 +345,27 @@ class Dispatcher:
         self._complain(job_id, what, error)
         self._queue.read_later(job_id, self._clock.now().timestamp() + _TROUBLE_SECONDS)
 
-    def _pass_on_cancels(self) -> None:
+    def _pass_on_wishes(self) -> None:
+        """Follow what operators want of the jobs that are being sent: to stop, or to try again."""
         moment = self._clock.monotonic()
-        if moment - self._cancel_checked_at < _CANCEL_SECONDS / 2:
+        if moment - self._wishes_checked_at < _WISH_SECONDS / 2:
             return
-        self._cancel_checked_at = moment
+        self._wishes_checked_at = moment
         for active in self._active.values():
             if active.claim.is_cancelled():
                 for run in active.running.values():
                     run.cancel(BY_OPERATOR)
+            elif self._takes_up_retry(active):
+                idle = tuple(d for d in active.job.deliveries if d.target not in active.running)
+                self._queue.add(replace(active.job, deliveries=idle))
+
+    def _takes_up_retry(self, active: ActiveJob) -> bool:
+        """Make what waits or failed due now, if an operator asked for it; what runs is tried again if it fails."""
+        if not active.claim.takes_up_retry():
+            return False
+        active.again.update(active.running)
+        active.job = active.job.due_again(self._clock.now(), but=active.running)
+        return True
 
     def _end_running(self) -> None:
         deadline = time.monotonic() + _STOP_SECONDS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
-from mercure.core.task import DeliveryState, FailStage, Job
+from mercure.core.task import FailStage, Job
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.jobs import Claim, claim
@@ -28,10 +28,13 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
     Returns what happens now, for a person. Raises `SpoolError` when the job cannot be retried, saying why.
     """
     taken = _claim_anywhere(layout, job_id, (Stage.ERROR, Stage.OUTGOING))
+    if taken is None:
+        return "is being sent right now; what fails of it is tried again at once"
     with contextlib.closing(taken):
         job = taken.read()
         if taken.stage is Stage.OUTGOING:
-            taken.defer(_all_due(job, now))
+            taken.takes_up_retry()
+            taken.defer(job.due_again(now))
             _mark(layout.control)
             return "is due now"
         if job.fail_stage is FailStage.RECEIVING:
@@ -42,7 +45,7 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
             return "is routed again with the rules of now"
         if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
             raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
-        taken.commit(replace(_all_due(job, now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
+        taken.commit(replace(job.due_again(now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
         _mark(layout.control)
         return "is dispatched again to the targets that do not have everything"
 
@@ -106,25 +109,24 @@ def _check_holdable(layout: Layout, stage: Stage, job_id: str) -> None:
         raise SpoolError(f"no job {job_id} in {stage.value}/")
 
 
-def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> Claim:
+def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> Claim | None:
+    """Claim the job in the stage where it stands; None when a worker has it, who is then told of the wish to retry."""
     for stage in stages:
-        if (layout.stage(stage) / names.check_job_id(job_id)).is_dir():
-            taken = claim(layout, stage, job_id)
-            if taken is None:
-                raise SpoolError(f"job {job_id} is being worked on")
-            return taken
+        folder = layout.stage(stage) / names.check_job_id(job_id)
+        if not folder.is_dir():
+            continue
+        taken = claim(layout, stage, job_id)
+        if taken is None and stage is Stage.OUTGOING:
+            if (folder / names.CANCEL_FILE).exists():
+                raise SpoolError(f"job {job_id} is being stopped; retry it once it stands in error/")
+            _mark(folder / names.RETRY_FILE, f"job {job_id} has just left {stage.value}/")
+            _mark(layout.control)
+            # The worker may have let go of it meanwhile, without seeing the mark.
+            return claim(layout, stage, job_id)
+        if taken is None:
+            raise SpoolError(f"job {job_id} is being worked on")
+        return taken
     raise SpoolError(f"no job {job_id} in {' or '.join(stage.value for stage in stages)}")
-
-
-def _all_due(job: Job, now: datetime) -> Job:
-    """Return the job with every target that lacks something due at once, its attempts counted anew."""
-    deliveries = tuple(
-        delivery
-        if delivery.state is DeliveryState.COMPLETE
-        else replace(delivery, state=DeliveryState.WAITING, attempts=0, not_before=None, updated_at=now, detail="")
-        for delivery in job.deliveries
-    )
-    return replace(job, deliveries=deliveries)
 
 
 def _check_instances(job: Job) -> None:

@@ -66,6 +66,14 @@ class Claim:
         """Whether an operator wants this job to stop."""
         return os.path.exists(self.folder / names.CANCEL_FILE)
 
+    def takes_up_retry(self) -> bool:
+        """Whether an operator wants what failed to be tried again at once. The wish is used up by asking."""
+        try:
+            os.unlink(self.folder / names.RETRY_FILE)
+        except FileNotFoundError:
+            return False
+        return True
+
     def save(self, job: Job) -> None:
         """Replace `task.json` and keep the claim. Its content is durable when it returns."""
         write_task(self.folder, job)
@@ -120,8 +128,9 @@ class Claim:
         return there.id == self.id and os.stat(target).st_dev != os.stat(self.folder).st_dev
 
     def _clear_marks(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.folder / names.CANCEL_FILE)
+        for mark in (names.CANCEL_FILE, names.RETRY_FILE):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.folder / mark)
 
 
 def claim(layout: Layout, stage: Stage, job_id: str) -> Claim | None:

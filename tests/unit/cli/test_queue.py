@@ -243,8 +243,21 @@ def test_a_running_job_is_asked_to_stop(site: Site) -> None:
         assert "is being stopped" in site("queue", "cancel", JOB).out
         assert running.is_cancelled()
         assert site.events() == ()
-        error = site("queue", "retry", JOB).err
-        assert error == f"mercure: job {JOB} is being worked on\n"
+        assert f"job {JOB} is being stopped; retry it once" in site("queue", "retry", JOB).err
+    finally:
+        running.close()
+
+
+def test_a_running_job_is_asked_to_try_again_what_fails(site: Site) -> None:
+    site.job(Stage.OUTGOING)
+    running = claim(site.layout, Stage.OUTGOING, JOB)
+    assert running is not None
+    try:
+        answer = site("queue", "retry", JOB)
+        assert answer.status == Exit.OK
+        assert "what fails of it is tried again at once" in answer.out
+        assert running.takes_up_retry()
+        assert not running.takes_up_retry()
     finally:
         running.close()
 

@@ -183,13 +183,19 @@ def test_a_delivery_replaces_the_one_to_the_same_target_and_keeps_the_order() ->
     ]
 
 
-def test_a_job_is_delivered_when_every_target_has_everything() -> None:
-    assert not JOB.is_delivered
-    for target in ("ai", "late", "dead"):
-        one_more = JOB.with_delivery(Delivery(target, DeliveryState.COMPLETE))
-        assert not one_more.is_delivered
-    done = replace(JOB, deliveries=tuple(Delivery(one.target, DeliveryState.COMPLETE) for one in JOB.deliveries))
-    assert done.is_delivered
+def test_a_retry_makes_due_what_is_not_complete_and_not_excepted() -> None:
+    job = replace(
+        JOB,
+        deliveries=(
+            Delivery("there", DeliveryState.COMPLETE, attempts=1),
+            Delivery("refused", DeliveryState.ERROR, attempts=3, detail="refused"),
+            Delivery("busy", DeliveryState.WAITING, attempts=2, detail="no answer"),
+        ),
+    )
+    again = job.due_again(JOB.created_at, but=("busy",))
+    assert again.deliveries[0] == job.deliveries[0]
+    assert again.deliveries[1] == Delivery("refused", updated_at=JOB.created_at)
+    assert again.deliveries[2] == job.deliveries[2]
 
 
 def test_only_success_error_and_discard_are_final() -> None:

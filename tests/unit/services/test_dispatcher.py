@@ -18,10 +18,11 @@ from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
 from tests.fake_clock import FakeClock, Recorded
 from tests.peers import free_port, pynetdicom_scp, wait_until
-from tests.scripted_peer import ReceiveUntilClosed, scripted_server
+from tests.scripted_peer import Close, ReceiveUntilClosed, WaitFor, scripted_server
 from tests.small_disk import fill, read_only, small_disk
 
 from mercure.core.delivery import InstanceResult, Outcome
+from mercure.core.errors import SpoolError
 from mercure.core.events import EventKind
 from mercure.core.retry import RetryPolicy
 from mercure.core.scheduling import OffPeak
@@ -162,7 +163,7 @@ def test_a_job_is_delivered_to_all_its_targets_and_kept_in_success(
     job = make_job(layout, series, "a", "b")
     desk.settle()
     done = desk.read(Stage.SUCCESS, job)
-    assert done.is_delivered
+    assert {delivery.state for delivery in done.deliveries} == {DeliveryState.COMPLETE}
     assert done.settled_at == desk.clock.now()
     assert delivered(tmp_path, "a") == delivered(tmp_path, "b") == sorted(job.instances)
     assert sorted(event.target or "" for event in desk.events.of(EventKind.DELIVERY_COMPLETE)) == ["a", "b"]
@@ -435,7 +436,7 @@ def test_what_stands_in_the_way_in_success_stops_that_job_only(
     assert caplog.text.count("there is a job first in success already") == 1
     (layout.success / "first").rmdir()
     desk.settle(6.0)
-    assert desk.read(Stage.SUCCESS, job).is_delivered
+    assert [delivery.state for delivery in desk.read(Stage.SUCCESS, job).deliveries] == [DeliveryState.COMPLETE]
 
 
 def test_a_job_that_vanishes_or_has_an_odd_name_stops_nothing(
@@ -467,6 +468,40 @@ def test_a_cancelled_job_whose_target_hangs_stops_at_once(layout: Layout, tmp_pa
         failed = read_task(layout.error / job.id)
         assert "cancelled by an operator" in failed.reason
         assert failed.fail_stage is FailStage.DISPATCHING
+
+
+def test_a_retry_while_a_target_hangs_serves_the_others_and_tries_it_again_when_it_fails(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    let_go = threading.Event()
+    with scripted_server([WaitFor(let_go), Close(reset=True)], [ReceiveUntilClosed()]) as peer:
+        desk = Desk(layout, {"hung": node(peer.port), "late": folder(tmp_path, "late", there=False)})
+        job = make_job(layout, series, "hung", "late")
+        desk.until(lambda: peer.conversations, "it is being sent")
+        desk.until(lambda: desk.read(Stage.OUTGOING, job).deliveries[1].attempts, "the other is deferred")
+        (tmp_path / "targets" / "late").mkdir(parents=True)
+        answer = controls.retry(layout, job.id, desk.clock.now())
+        assert answer == "is being sent right now; what fails of it is tried again at once"
+        desk.clock.advance(0.5)
+        desk.until(lambda: len(delivered(tmp_path, "late")) == 3, "the other target has everything")
+        assert len(peer.conversations) == 1
+        let_go.set()
+        desk.until(lambda: len(peer.conversations) == 2, "the attempt that failed is made again, with no delay")
+        desk.stop()
+
+
+def test_a_job_that_is_being_stopped_cannot_be_retried_yet(layout: Layout, series: BuiltSeries) -> None:
+    with hung() as peer:
+        desk = Desk(layout, {"hung": node(peer.port)})
+        job = make_job(layout, series, "hung")
+        desk.until(lambda: peer.conversations, "it is being sent")
+        controls.cancel(layout, job.id, desk.clock.now())
+        with pytest.raises(SpoolError, match="is being stopped"):
+            controls.retry(layout, job.id, desk.clock.now())
+        desk.clock.advance(0.5)
+        desk.until(lambda: desk.jobs(Stage.ERROR), "it is stopped")
+        assert "dispatched again" in controls.retry(layout, job.id, desk.clock.now())
+        desk.stop()
 
 
 def test_held_jobs_and_stages_start_nothing_until_they_are_released(

@@ -112,13 +112,13 @@ def test_what_cannot_be_retried_stays_and_says_why(
     claimed(layout, job.id, Stage.ERROR).close()
 
 
-def test_a_job_that_is_not_there_or_is_being_worked_on_cannot_be_retried(layout: Layout, series: BuiltSeries) -> None:
+def test_a_job_that_is_not_there_or_is_settled_right_now_cannot_be_retried(layout: Layout, series: BuiltSeries) -> None:
     with pytest.raises(SpoolError, match="no job x in error or outgoing"):
         controls.retry(layout, "x", NOW)
     with pytest.raises(SpoolError, match="not a job id"):
         controls.retry(layout, "../x", NOW)
-    job = make_job(layout, series, "a")
-    taken = claimed(layout, job.id)
+    job = make_job(layout, series, "a", stage=Stage.ERROR, fail_stage=FailStage.DISPATCHING)
+    taken = claimed(layout, job.id, Stage.ERROR)
     with pytest.raises(SpoolError, match="worked on"):
         controls.retry(layout, job.id, NOW)
     taken.close()
