@@ -210,7 +210,8 @@ def _write_series(
 
 def _patcher(dataset: FileDataset, transfer_syntax: str) -> Callable[[int, str], Sequence[bytes]]:
     """How to get the bytes of instance `number`: values of fixed width are cut out of one encoded file."""
-    number, position, location = "918273", "7777.777777", "8888.888888"
+    # None of them can stand in a UID, whose digits are random.
+    number, position, location = "+91827", "7777.777777", "8888.888888"
     uid = dataset.SOPInstanceUID
     dataset.InstanceNumber = number
     dataset.ImagePositionPatient = ["-158.135803", "-179.035797", position]

@@ -33,6 +33,15 @@ def test_a_ct_series_has_the_size_and_identity_asked_for(tmp_path: Path) -> None
     assert read[0].pixel_array.shape == (512, 512)
 
 
+def test_the_digits_of_a_uid_are_never_taken_for_a_value_to_patch() -> None:
+    dataset = builders.dataset()
+    patch = builders._patcher(dataset, builders.EXPLICIT_LITTLE)
+    uid = "2.25." + "9182737777888888".ljust(39, "1")
+    read = pydicom.dcmread(BytesIO(b"".join(patch(1, uid))))
+    assert (read.file_meta.MediaStorageSOPInstanceUID, read.SOPInstanceUID) == (uid, uid)
+    assert (read.InstanceNumber, read.SliceLocation) == (1, -998.75)
+
+
 def test_an_mr_series_has_the_size_asked_for(tmp_path: Path) -> None:
     series = builders.mr_series(tmp_path, 2)
     assert all(125_000 < file.stat().st_size < 135_000 for file in series.files)
