@@ -1,10 +1,14 @@
-/* A sender that is not the bottleneck: everything that goes over the wire is prepared in memory beforehand.
+/* A sender that is not the bottleneck: everything that goes over the wire stands in memory beforehand.
  *
  *   sender dicom|copy PORT ASSOCIATIONS MAX_PDU CALLED_AE < list of files, one per line
  *
  * dicom: C-STORE over associations that are negotiated before the clock starts; P-DATA-TF PDUs as large as the peer
- *        accepts, MAX_PDU at most; one send() per instance, then its C-STORE-RSP is read; each status must be 0x0000.
+ *        accepts, MAX_PDU at most; one sendmsg() per instance, then its C-STORE-RSP is read; each status must be 0x0000.
  * copy:  the same files to `limit`: length, bytes, one byte of acknowledgement.
+ *
+ * The host of a virtual machine takes away memory that has been free for a while, and gives it back slowly: a second for
+ * each GB. So that no receiver that is measured pays for that, as much memory as it will need for its files is used and
+ * freed just before the start, and the bytes to send are not copied but sent from where the kernel has the files.
  *
  * Each association is a process and gets a contiguous part of the list. All start at one signal. Prints one line of JSON;
  * seconds run from the first byte sent to the last response read, which was at `ended` by the monotonic clock;
@@ -24,15 +28,17 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { MAX_CONTEXTS = 64, UID_BYTES = 65 };
 
+/* The pieces of one message, in order. */
 struct instance {
-    uint8_t *wire;
-    size_t wire_size;
+    struct iovec *pieces;
+    size_t count, size;
 };
 
 struct context {
@@ -140,6 +146,26 @@ static void send_all(int to, const uint8_t *bytes, size_t size) {
     }
 }
 
+/* Sends the pieces, which are changed on the way when the socket does not take all at once. */
+static void send_instance(int to, const struct instance *instance) {
+    struct msghdr message = {.msg_iov = instance->pieces, .msg_iovlen = instance->count};
+    size_t left = instance->size;
+    for (;;) {
+        ssize_t sent = sendmsg(to, &message, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            fail("sendmsg");
+        left -= (size_t)sent;
+        if (left == 0)
+            return;
+        for (; (size_t)sent >= message.msg_iov->iov_len; message.msg_iov++, message.msg_iovlen--)
+            sent -= (ssize_t)message.msg_iov->iov_len;
+        message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + sent;
+        message.msg_iov->iov_len -= (size_t)sent;
+    }
+}
+
 static void read_exactly(int from, void *to, size_t size) {
     size_t done = 0;
     while (done < size) {
@@ -182,7 +208,7 @@ static struct part10 load(const char *path) {
     if (file < 0 || fstat(file, &status) < 0)
         fail(path);
     f.size = (size_t)status.st_size;
-    f.bytes = mmap(NULL, f.size, PROT_READ, MAP_PRIVATE, file, 0);
+    f.bytes = mmap(NULL, f.size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
     if (f.bytes == MAP_FAILED)
         fail(path);
     close(file);
@@ -342,18 +368,22 @@ static void put_command_us(struct buffer *b, unsigned element, unsigned value) {
     put16le(b, value);
 }
 
-static void put_pdv(struct buffer *b, int context, unsigned control, const uint8_t *bytes, size_t size) {
+static void put_pdv_header(struct buffer *b, int context, unsigned control, size_t size) {
     put8(b, 4);
     put8(b, 0);
     put32be(b, size + 6);
     put32be(b, size + 2);
     put8(b, (unsigned)context);
     put8(b, control);
-    put(b, bytes, size);
+}
+
+static void add_piece(struct instance *to, const uint8_t *bytes, size_t size) {
+    to->pieces[to->count++] = (struct iovec){(void *)(uintptr_t)bytes, size};
+    to->size += size;
 }
 
 static struct instance prepare_store(const struct part10 *f, int context, unsigned message_id, size_t max_pdu) {
-    struct buffer command = {0}, wire = {0};
+    struct buffer command = {0}, headers = {0};
     size_t left = f->size - f->data_set, piece = max_pdu - 6;
     const uint8_t *from = f->bytes + f->data_set;
     put_command_uid(&command, 0x0002, f->sop_class);
@@ -368,20 +398,25 @@ static struct instance prepare_store(const struct part10 *f, int context, unsign
     put32le(&whole, 4);
     put32le(&whole, command.used);
     put(&whole, command.bytes, command.used);
-    wire.room = f->size + (left / piece + 2) * 12 + 1024;
-    wire.bytes = malloc(wire.room);
-    if (wire.bytes == NULL)
-        fail("malloc");
-    put_pdv(&wire, context, 3, whole.bytes, whole.used);
-    while (left > piece) {
-        put_pdv(&wire, context, 0, from, piece);
-        from += piece;
-        left -= piece;
+    size_t pdus = left / piece + 2, used = 0;
+    struct instance made = {.pieces = calloc(2 * pdus, sizeof *made.pieces)};
+    if (made.pieces == NULL)
+        fail("calloc");
+    need(&headers, pdus * 12 + whole.used); /* once: the pieces point into it */
+    put_pdv_header(&headers, context, 3, whole.used);
+    put(&headers, whole.bytes, whole.used);
+    for (unsigned last = 0; !last; from += piece, left -= piece) {
+        last = left <= piece ? 2 : 0;
+        if (last)
+            piece = left;
+        put_pdv_header(&headers, context, last, piece);
+        add_piece(&made, headers.bytes + used, headers.used - used);
+        add_piece(&made, from, piece);
+        used = headers.used;
     }
-    put_pdv(&wire, context, 2, from, left);
     free(command.bytes);
     free(whole.bytes);
-    return (struct instance){wire.bytes, wire.used};
+    return made;
 }
 
 static unsigned status_of(const uint8_t *set, size_t size) {
@@ -425,15 +460,15 @@ static void read_store_response(int s, struct buffer *pdu, struct buffer *set) {
 }
 
 static struct instance prepare_copy(const struct part10 *f) {
-    struct buffer wire = {0};
+    struct instance made = {.pieces = calloc(2, sizeof *made.pieces)};
+    struct buffer header = {0};
     uint64_t size = htole64(f->size);
-    wire.room = f->size + 8;
-    wire.bytes = malloc(wire.room);
-    if (wire.bytes == NULL)
-        fail("malloc");
-    put(&wire, &size, 8);
-    put(&wire, f->bytes, f->size);
-    return (struct instance){wire.bytes, wire.used};
+    if (made.pieces == NULL)
+        fail("calloc");
+    put(&header, &size, 8);
+    add_piece(&made, header.bytes, header.used);
+    add_piece(&made, f->bytes, f->size);
+    return made;
 }
 
 /* One association, in its own process. */
@@ -460,7 +495,6 @@ static struct outcome transfer(int dicom, int port, const char *called, size_t m
         struct part10 f = load(paths[i]);
         instances[i] = dicom ? prepare_store(&f, context_id(&f), (unsigned)(i % 65535 + 1), max_pdu) : prepare_copy(&f);
         outcome.bytes += f.size;
-        unload(&f);
     }
     if (write(ready, "", 1) != 1)
         fail("write");
@@ -470,7 +504,7 @@ static struct outcome transfer(int dicom, int port, const char *called, size_t m
     double cpu_before = cpu_seconds();
     outcome.started = now();
     for (size_t i = 0; i < count; i++) {
-        send_all(s, instances[i].wire, instances[i].wire_size);
+        send_instance(s, &instances[i]);
         if (dicom)
             read_store_response(s, &pdu, &set);
         else
@@ -482,6 +516,24 @@ static struct outcome transfer(int dicom, int port, const char *called, size_t m
         release(s);
     close(s);
     return outcome;
+}
+
+/* Writes a file as large as all of them and empties it. Failing is no failure: then memory stays as it is. */
+static void warm_memory(char **paths, size_t count) {
+    static uint8_t zeros[256 * 1024];
+    struct stat status;
+    size_t size = 0;
+    char path[4096];
+    for (size_t i = 0; i < count; i++)
+        if (stat(paths[i], &status) == 0)
+            size += ((size_t)status.st_size + 4096) * 2;
+    snprintf(path, sizeof path, "%s.warm", paths[0]);
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    for (size_t done = 0; file >= 0 && done < size; done += sizeof zeros)
+        if (write(file, zeros, sizeof zeros) < 0)
+            break;
+    if (file < 0 || ftruncate(file, 0) < 0 || close(file) < 0 || unlink(path) < 0)
+        perror(path);
 }
 
 static size_t read_list(char ***paths) {
@@ -536,6 +588,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < associations; i++)
         if (read(ready[0], &signal, 1) != 1)
             die("an association failed before the start");
+    warm_memory(paths, count);
     for (int i = 0; i < associations; i++)
         if (write(go[1], "", 1) != 1)
             fail("write");
