@@ -17,7 +17,7 @@ from bench.results import Goal, Report
 from bench.sender import send
 from bench.size import Size
 from bench.target import Target, watched_storescp
-from bench.workplace import clean_folder
+from bench.workplace import clean_folder, warm_memory
 
 _STRAIGHT = "straight to the target"
 _MERCURE = "Mercure"
@@ -115,6 +115,7 @@ def _dcmsend(load: Load, associations: int, way: Way) -> Passage:
     """Send the series by so many processes at once."""
     folders = [series.files[0].parent for series in load.series]
     parts = [folders[number::associations] for number in range(associations)]
+    warm_memory((2 if way.platform else 1) * load.size_bytes)
     started = time.monotonic()
     with ThreadPoolExecutor(associations) as pool:
         finished = list(pool.map(lambda part: peers.dcmsend(way.port, *part), parts))

@@ -1,14 +1,11 @@
-/* A sender that is not the bottleneck: everything that goes over the wire stands in memory beforehand.
+/* A sender that is not the bottleneck: everything that goes over the wire stands in memory beforehand,
+ * the bytes of the files not as a copy but where the kernel has them.
  *
  *   sender dicom|copy PORT ASSOCIATIONS MAX_PDU CALLED_AE < list of files, one per line
  *
  * dicom: C-STORE over associations that are negotiated before the clock starts; P-DATA-TF PDUs as large as the peer
  *        accepts, MAX_PDU at most; one sendmsg() per instance, then its C-STORE-RSP is read; each status must be 0x0000.
  * copy:  the same files to `limit`: length, bytes, one byte of acknowledgement.
- *
- * The host of a virtual machine takes away memory that has been free for a while, and gives it back slowly: a second for
- * each GB. So that no receiver that is measured pays for that, as much memory as it will need for its files is used and
- * freed just before the start, and the bytes to send are not copied but sent from where the kernel has the files.
  *
  * Each association is a process and gets a contiguous part of the list. All start at one signal. Prints one line of JSON;
  * seconds run from the first byte sent to the last response read, which was at `ended` by the monotonic clock;
@@ -518,24 +515,6 @@ static struct outcome transfer(int dicom, int port, const char *called, size_t m
     return outcome;
 }
 
-/* Writes a file as large as all of them and empties it. Failing is no failure: then memory stays as it is. */
-static void warm_memory(char **paths, size_t count) {
-    static uint8_t zeros[256 * 1024];
-    struct stat status;
-    size_t size = 0;
-    char path[4096];
-    for (size_t i = 0; i < count; i++)
-        if (stat(paths[i], &status) == 0)
-            size += ((size_t)status.st_size + 4096) * 2;
-    snprintf(path, sizeof path, "%s.warm", paths[0]);
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    for (size_t done = 0; file >= 0 && done < size; done += sizeof zeros)
-        if (write(file, zeros, sizeof zeros) < 0)
-            break;
-    if (file < 0 || ftruncate(file, 0) < 0 || close(file) < 0 || unlink(path) < 0)
-        perror(path);
-}
-
 static size_t read_list(char ***paths) {
     size_t count = 0, room = 1024, size = 0;
     char *line = NULL;
@@ -588,7 +567,6 @@ int main(int argc, char **argv) {
     for (int i = 0; i < associations; i++)
         if (read(ready[0], &signal, 1) != 1)
             die("an association failed before the start");
-    warm_memory(paths, count);
     for (int i = 0; i < associations; i++)
         if (write(go[1], "", 1) != 1)
             fail("write");
