@@ -289,6 +289,7 @@ class StoreSink:
         """Place the instance and answer."""
         published = None
         if self._draft:
+            self._draft.write_out()
             try:
                 published = self._place(self._draft)
             except OSError as error:
