@@ -19,7 +19,6 @@ Json = Any
 class EventKind(StrEnum):
     """What happened. The value stands in the journal, so it never changes its meaning."""
 
-    ASSOCIATION_OPENED = "association_opened"
     ASSOCIATION_REJECTED = "association_rejected"
     ASSOCIATION_CLOSED = "association_closed"
     """An association has ended, in whatever way; `count` instances of `size_bytes` were stored by it."""
@@ -27,7 +26,6 @@ class EventKind(StrEnum):
     """`count` instances got a failure status, or were set aside in `error/`; `detail` says why."""
     SERIES_COMPLETE = "series_complete"
     """A reception was sealed: nothing can be added to it any more."""
-    SERIES_PLANNED = "series_planned"
     JOB_CREATED = "job_created"
     DELIVERY_STARTED = "delivery_started"
     DELIVERY_COMPLETE = "delivery_complete"

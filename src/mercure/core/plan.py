@@ -6,11 +6,10 @@ becomes one job in `error/` that says why; what can be done goes on beside it. W
 configuration and retries that job, the plan is made again, and `done` keeps it from doing anything twice.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from mercure.core.errors import SpoolError
 from mercure.core.rules import Evaluation, Expression
 from mercure.core.stages import Stage
 from mercure.core.tags import Tags
@@ -319,54 +318,3 @@ def _job(
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as it stands in the sealed folder until all its jobs are made."""
     return asdict(plan)
-
-
-def plan_from_json(data: Any) -> Plan:
-    """Read what `plan_to_json` gave. Raises `SpoolError` naming what is wrong."""
-    try:
-        return Plan(
-            tuple(_job_from(item) for item in _items(data["jobs"])),
-            tuple(_trace_from(item) for item in _items(data["trace"])),
-            _names(data["triggered"]),
-            _names(data["done"]),
-        )
-    except KeyError as error:
-        raise SpoolError(f"the plan lacks the key {error}") from error
-    except (TypeError, ValueError) as error:
-        raise SpoolError(f"the plan is not valid ({type(error).__name__})") from error
-
-
-def _job_from(data: Any) -> PlannedJob:
-    return PlannedJob(
-        Stage(data["stage"]),
-        _text(data["action"]),
-        _names(data["rules"]),
-        _text(data["applied_rule"]),
-        _names(data["targets"]),
-        Priority(data["priority"]),
-        FailStage(data["fail_stage"]) if data["fail_stage"] is not None else None,
-        _text(data["reason"]),
-    )
-
-
-def _trace_from(data: Any) -> RuleTrace:
-    outcome = data["outcome"]
-    if outcome not in get_args(Outcome):
-        raise ValueError
-    return RuleTrace(_text(data["rule"]), outcome, _text(data["reason"]), _names(data["read"]), _names(data["missing"]))
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return tuple(_text(item) for item in _items(value))
-
-
-def _items(value: Any) -> Iterator[Any]:
-    if not isinstance(value, list | tuple):
-        raise TypeError
-    return iter(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
