@@ -43,6 +43,7 @@ def measure(size: Size) -> Report:
         "`copy` is `bench/native/limit.c`, the other receivers get the same files from `bench/native/sender.c`.",
         "DCMTK's senders as shipped send 60 instances to storescp and a quarter of all to Mercure.",
         "Orthanc gets a quarter of the instances, for its figure would only fall with more.",
+        "Before each measurement memory is used and freed: no receiver pays a virtual machine's host for new pages.",
         "The sender's share says how many cores it used while it ran: it is not the bottleneck while it waits.",
     ]
     return report
