@@ -30,12 +30,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_CONTEXTS = 64, UID_BYTES = 65 };
+enum { MAX_CONTEXTS = 64, UID_BYTES = 65, MAX_PIECES = 1024 /* the kernel's limit, IOV_MAX */ };
 
 /* The pieces of one message, in order. */
 struct instance {
     struct iovec *pieces;
-    size_t count, size;
+    size_t count;
 };
 
 struct context {
@@ -145,21 +145,21 @@ static void send_all(int to, const uint8_t *bytes, size_t size) {
 
 /* Sends the pieces, which are changed on the way when the socket does not take all at once. */
 static void send_instance(int to, const struct instance *instance) {
-    struct msghdr message = {.msg_iov = instance->pieces, .msg_iovlen = instance->count};
-    size_t left = instance->size;
-    for (;;) {
+    struct iovec *next = instance->pieces;
+    size_t pieces = instance->count;
+    while (pieces > 0) {
+        struct msghdr message = {.msg_iov = next, .msg_iovlen = pieces < MAX_PIECES ? pieces : MAX_PIECES};
         ssize_t sent = sendmsg(to, &message, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0)
             fail("sendmsg");
-        left -= (size_t)sent;
-        if (left == 0)
-            return;
-        for (; (size_t)sent >= message.msg_iov->iov_len; message.msg_iov++, message.msg_iovlen--)
-            sent -= (ssize_t)message.msg_iov->iov_len;
-        message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + sent;
-        message.msg_iov->iov_len -= (size_t)sent;
+        for (; pieces > 0 && (size_t)sent >= next->iov_len; next++, pieces--)
+            sent -= (ssize_t)next->iov_len;
+        if (pieces > 0) {
+            next->iov_base = (uint8_t *)next->iov_base + sent;
+            next->iov_len -= (size_t)sent;
+        }
     }
 }
 
@@ -376,7 +376,6 @@ static void put_pdv_header(struct buffer *b, int context, unsigned control, size
 
 static void add_piece(struct instance *to, const uint8_t *bytes, size_t size) {
     to->pieces[to->count++] = (struct iovec){(void *)(uintptr_t)bytes, size};
-    to->size += size;
 }
 
 static struct instance prepare_store(const struct part10 *f, int context, unsigned message_id, size_t max_pdu) {
