@@ -31,7 +31,7 @@ class RoutingRule:
 
     `broken` is the reason why the rule cannot be used at all (its expression does not parse, its entry is not valid);
     `expression` is None then. `targets` of a route or both rule must all be reached; `modules` is the chain of a
-    process or both rule.
+    process or both rule, and `process` what `task.json` says of it.
     """
 
     name: str
@@ -44,6 +44,9 @@ class RoutingRule:
     fallback: bool = False
     level: Literal["series", "study"] = "series"
     modules: tuple[str, ...] = ()
+    module_fault: str = ""
+    """Why the modules cannot be used, such as one that is not in the configuration; "" when they can."""
+    process: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class PlannedJob:
     priority: Priority = Priority.NORMAL
     fail_stage: FailStage | None = None
     reason: str = ""
+    process: Any = None
+    """What modules do, as it stands in `task.json`; None for a job of no module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +269,9 @@ class _Draft:
 
     def _add_single(self, rule: RoutingRule, targets: tuple[str, ...]) -> None:
         self.single.append(
-            PlannedJob(Stage.PROCESSING, rule.action, (rule.name,), rule.name, targets, priority=rule.priority)
+            PlannedJob(
+                Stage.PROCESSING, rule.action, (rule.name,), rule.name, targets, rule.priority, process=rule.process
+            )
         )
 
 
@@ -276,6 +283,8 @@ def _fault_of(rule: RoutingRule) -> str:
         return "has no target"
     if rule.action in ("process", "both") and not rule.modules:
         return "has no module"
+    if rule.action in ("process", "both") and rule.module_fault:
+        return rule.module_fault
     return ""
 
 

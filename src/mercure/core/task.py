@@ -57,6 +57,17 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Processing:
+    """How far a job is with its modules. `attempts` counts those that failed for a cause that may pass."""
+
+    attempts: int = 0
+    not_before: datetime | None = None
+    detail: str = ""
+    uses_today: bool = False
+    """An operator wants the job processed anew with the rule and the modules as they are configured by now."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """What a job knows of its series without opening a file. Holds patient data: belongs into `task.json` only."""
 
@@ -87,6 +98,10 @@ class Job:
     fail_stage: FailStage | None = None
     reason: str = ""
     process: Json = field(default_factory=dict)
+    """What modules do with it: one object, or one for each step of a chain (see `core.processing_steps`)."""
+    processing: Processing = Processing()
+    results: tuple[str, ...] | None = None
+    """Names of the instances in `results/`, or None while no module has made any: then `instances` are what counts."""
     study: Json = field(default_factory=dict)
     complete_at: datetime | None = None
     """When the reception was sealed; with `created_at` and the deliveries the timeline of the job."""
@@ -98,6 +113,11 @@ class Job:
     """What each rule answered and why (`core.plan.RuleTrace` as JSON): names of rules and tags, never values."""
     appliance: str = ""
     server: str = ""
+
+    @property
+    def payload(self) -> tuple[str, ...]:
+        """The names of what is delivered: the results of the modules, else the instances as received."""
+        return self.instances if self.results is None else self.results
 
     def with_delivery(self, delivery: Delivery) -> "Job":
         """Return the job with the delivery to the same target replaced."""
@@ -152,10 +172,21 @@ def to_json(job: Job, *, version: str = "") -> dict[str, Json]:
             "complete_at": job.complete_at.isoformat() if job.complete_at else None,
             "settled_at": job.settled_at.isoformat() if job.settled_at else None,
             "instances": list(job.instances),
+            "results": None if job.results is None else list(job.results),
+            "processing": _processing_json(job.processing),
             "reason": job.reason,
             "done": list(job.done),
             "trace": [dict(rule) for rule in job.trace],
         },
+    }
+
+
+def _processing_json(state: Processing) -> dict[str, Json]:
+    return {
+        "attempts": state.attempts,
+        "not_before": state.not_before.isoformat() if state.not_before else None,
+        "detail": state.detail,
+        "uses_today": state.uses_today,
     }
 
 
@@ -202,6 +233,8 @@ def from_json(data: Json) -> Job:
             fail_stage=FailStage(info["fail_stage"]) if info.get("fail_stage") else None,
             reason=str(ours.get("reason") or ""),
             process=data.get("process") or {},
+            processing=_processing(_mapping(ours.get("processing") or {}, "processing")),
+            results=_results(ours.get("results")),
             study=data.get("study") or {},
             complete_at=_time(ours.get("complete_at")),
             settled_at=_time(ours.get("settled_at")),
@@ -214,6 +247,19 @@ def from_json(data: Json) -> Job:
         raise SpoolError(f"task.json lacks the key {error}") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SpoolError(f"task.json is not valid ({type(error).__name__})") from error
+
+
+def _processing(data: Mapping[str, Json]) -> Processing:
+    return Processing(
+        int(data.get("attempts") or 0),
+        _time(data.get("not_before")),
+        str(data.get("detail") or ""),
+        data.get("uses_today") is True,
+    )
+
+
+def _results(value: Json) -> tuple[str, ...] | None:
+    return None if value is None else tuple(_strings(value, "results"))
 
 
 def _series(info: Mapping[str, Json], ours: Mapping[str, Json]) -> SeriesInfo:

@@ -347,6 +347,7 @@ class Router:
                 deliveries=tuple(Delivery(target) for target in planned.targets),
                 fail_stage=planned.fail_stage,
                 reason=planned.reason,
+                process=planned.process if planned.process is not None else {},
                 complete_at=now,
                 settled_at=now if planned.stage.is_final else None,
                 done=plan.done if planned.stage is Stage.ERROR else (),

@@ -1,0 +1,179 @@
+"""What a module hands back: its output folder, looked at before it is believed, and made into `results/`.
+
+It was made by somebody else's program: nothing in it is followed, opened or kept before it is known to be a plain file.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mercure.core.errors import PermanentError
+from mercure.spool import layout as names
+from mercure.spool.durable import fsync_folder, link_or_copy
+from mercure.spool.module_folders import copy_file, remove_tree
+
+_MAXIMUM_FILES = 200_000
+_MAXIMUM_PATH_BYTES = 1024
+_MAXIMUM_DEPTH = 64
+_DRAFT = ".results"
+_PREFIX_END = 132
+_AT_ONCE = 256
+
+Identify = Callable[[str], tuple[str, str]]
+"""Gives series and SOP instance UID of a DICOM file; raises `PermanentError` when it cannot be read as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One regular file in the output of a module, by its path below the output folder."""
+
+    path: str
+    size: int
+    links: int
+
+
+def output_files(folder: Path) -> list[Made]:
+    """Return the files of an output folder, in order of their paths.
+
+    Raises `PermanentError` when there is anything but folders and regular files, or too much of them: symbolic links,
+    devices, pipes and sockets are never what a module should hand back.
+    """
+    made: list[Made] = []
+    for entry, path in _walk(str(folder), ""):
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise PermanentError(f"the module made {_kind(status.st_mode)}; only files and folders are taken")
+        if len(path.encode("utf-8", "surrogateescape")) > _MAXIMUM_PATH_BYTES or len(made) >= _MAXIMUM_FILES:
+            raise PermanentError(f"the module made more than {_MAXIMUM_FILES} files, or names that are too long")
+        made.append(Made(path, status.st_size, status.st_nlink))
+    return sorted(made, key=lambda one: one.path)
+
+
+def output_bytes(folder: Path) -> int:
+    """Return what an output folder holds just now, for a module that still writes to it. Does not raise."""
+    total = 0
+    try:
+        for entry, _ in _walk(str(folder), ""):
+            try:
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+            except OSError:
+                continue
+    except (OSError, PermanentError):
+        pass
+    return total
+
+
+def _walk(folder: str, below: str) -> Iterator[tuple["os.DirEntry[str]", str]]:
+    pending = [(folder, below)]
+    while pending:
+        place, prefix = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if path.count("/") > _MAXIMUM_DEPTH:
+                        raise PermanentError("the module made folders within folders too deep to follow")
+                    pending.append((entry.path, path + "/"))
+                else:
+                    yield entry, path
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFBLK: "a device",
+        stat.S_IFCHR: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something odd")
+
+
+def is_dicom(path: str) -> bool:
+    """Whether a file counts as a DICOM instance: by its name, or by the prefix of PS3.10 7.1."""
+    if path.lower().endswith(".dcm"):
+        return True
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, _PREFIX_END, 0)[128:] == b"DICM"
+    finally:
+        os.close(descriptor)
+
+
+def store_results(
+    job_folder: Path, output_folder: Path, identify: Identify, kept: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """Turn the output of the last module into `results/`; returns the names of the instances in it.
+
+    Instances are named by their UIDs, as received ones are; a second one with the same UIDs gets a number. Everything
+    else keeps its path below `results/attachments/`, but `result.json`, which stands in `results/`. `kept` are
+    instances as received that are added, unless a module made one of the same name. Durable when it returns. Raises
+    `PermanentError` for what cannot be taken, and `OSError`.
+    """
+    draft = job_folder / _DRAFT
+    remove_tree(draft)
+    os.mkdir(draft, 0o750)
+    instances: list[str] = []
+    for made in output_files(output_folder):
+        source = f"{output_folder}/{made.path}"
+        if made.path == names.TASK_FILE or made.path.endswith(".tags"):
+            continue
+        name = _instance_name(source, identify, draft)
+        target = draft / (name or _attachment(made.path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if made.links > 1:  # of a file of the input, perhaps: a result must not share its bytes
+            copy_file(source, target)
+        else:
+            os.rename(source, target)
+            os.chmod(target, 0o640)
+        if name:
+            instances.append(name)
+    taken = set(instances)
+    for path in kept:
+        if path.name not in taken:
+            link_or_copy(path, draft / path.name)
+            instances.append(path.name)
+    _make_durable(draft)
+    results = job_folder / names.RESULTS
+    remove_tree(results)
+    os.rename(draft, results)
+    fsync_folder(job_folder)
+    return tuple(sorted(instances))
+
+
+def _instance_name(source: str, identify: Identify, draft: Path) -> str:
+    """Return the name of an instance among the results; "" for what is no DICOM file."""
+    if not is_dicom(source):
+        return ""
+    name = names.instance_name(*identify(source))
+    stem, copy = name.removesuffix(".dcm"), 1
+    while os.path.lexists(draft / name):
+        copy += 1
+        name = f"{stem}#{copy}.dcm"
+    return name
+
+
+def _attachment(path: str) -> str:
+    return path if path == names.RESULT_FILE else f"{names.ATTACHMENTS}/{path}"
+
+
+def _make_durable(folder: Path) -> None:
+    """Have all files written at once, then wait for each: the disk is not asked to finish one before the next."""
+    places = [(place, files) for place, _, files in os.walk(folder)]
+    opened = [os.path.join(place, name) for place, files in places for name in files]
+    for start in range(0, len(opened), 256):
+        descriptors = [
+            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC) for path in opened[start : start + 256]
+        ]
+        try:
+            for descriptor in descriptors:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            for descriptor in descriptors:
+                os.fsync(descriptor)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+    for place, _ in places:
+        fsync_folder(place)
