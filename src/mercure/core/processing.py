@@ -97,6 +97,9 @@ class Running(Protocol):
     def kill(self) -> None:
         """End the module and all that it started (SIGKILL)."""
 
+    def leave(self) -> None:
+        """Stop following the run because the service ends: it goes on where `adopt` finds it, or is ended."""
+
     def close(self) -> None:
         """Remove what the run left behind outside its folders. Everything it wrote has gone to `output` afterwards.
 

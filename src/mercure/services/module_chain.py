@@ -1,0 +1,233 @@
+"""One job in the hands of its modules: input, steps, output. On a thread of its own; decides nothing about the job.
+
+What a crash leaves is known by the file `.step` in the job: which step was begun, and the outputs before it. A run of
+that step that still goes on is adopted; in any other case the job begins anew from `received/`.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mercure.core.errors import PermanentError, TransientError
+from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
+from mercure.core.processing import ModuleRunner, ModuleSpec, Running, RunOrder
+from mercure.core.processing_steps import StepPlan, step_section
+from mercure.core.task import Job, to_json
+from mercure.services.module_log import ModuleLog
+from mercure.services.module_output import identify, json_bytes, tags_for_module
+from mercure.services.module_run import Ended, Watch, check_output, describe_exit, follow_run
+from mercure.services.processing_settings import ProcessorSettings
+from mercure.spool import layout as names
+from mercure.spool.module_folders import lay_out_input, remove_tree, write_task_of_step
+from mercure.spool.module_results import output_files, store_results
+
+log = logging.getLogger(__name__)
+
+Json = Any
+_STEP_FILE = ".step"
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What the modules made of a job: names of the instances in `results/`, and the steps with their outputs."""
+
+    results: tuple[str, ...]
+    steps: tuple[StepPlan, ...]
+    output: Json
+    """Of the last step, with what it says about routing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A step that runs, what it was told, and where its output goes."""
+
+    running: Running
+    order: RunOrder
+    log: ModuleLog
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRun:
+    """All that one run of a job's modules needs. `told` is called with a line for `process.log`."""
+
+    folder: Path
+    job: Job
+    steps: tuple[StepPlan, ...]
+    specs: tuple[ModuleSpec, ...]
+    settings: ProcessorSettings
+    gpus: tuple[str, ...]
+    stopped: Callable[[], str]
+    told: Callable[[str], None]
+
+    def run(self) -> Processed:
+        """Run the steps. `results/` is durable when it returns, and what was only for the modules is removed.
+
+        Raises `TransientError` or `PermanentError` when a step failed, `CancelledError` when it was stopped.
+        """
+        outputs, adopted = self._left_behind()
+        if adopted is None:
+            self.clear()
+            outputs = []
+        for number in range(len(outputs), len(self.steps)):
+            outputs.append(self._step(number, outputs, adopted))
+            adopted = None
+        steps = tuple(replace(step, output=output) for step, output in zip(self.steps, outputs, strict=True))
+        results = self._store(steps)
+        self.clear()
+        return Processed(results, steps, outputs[-1] if outputs else None)
+
+    def clear(self) -> None:
+        """Remove what was only for the modules, after they have ended."""
+        self._step_file().unlink(missing_ok=True)
+        for name in (names.MODULE_INPUT, names.MODULE_OUTPUT):
+            remove_tree(self.folder / name)
+
+    def _left_behind(self) -> tuple[list[Json], _Begun | None]:
+        """Return the outputs of the steps that an earlier service ended, and the run of the next that still goes on."""
+        try:
+            outputs = json.loads(self._step_file().read_bytes())
+        except (FileNotFoundError, ValueError):
+            return [], None
+        if not isinstance(outputs, list) or len(outputs) >= len(self.steps):
+            return [], None
+        number = len(outputs)
+        module_log = self._log(number)
+        order = self._order(number, module_log)
+        try:
+            running = self._runner(number).adopt(order)
+        except BaseException:
+            module_log.close()
+            raise
+        if running is None:
+            module_log.close()
+            return outputs, None
+        return outputs, _Begun(running, order, module_log)
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, number: int, outputs: Sequence[Json], adopted: _Begun | None) -> Json:
+        step = self.steps[number]
+        if adopted is None:
+            self._prepare(number, outputs)
+        self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
+        begun = adopted or self._start(number)
+        limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
+        try:
+            ended = follow_run(begun.running, begun.order, Watch(step.timeout_seconds, limit, grace, self.stopped))
+        finally:
+            begun.log.close()
+        self._check(number, begun.order, ended)
+        return self._result(number)
+
+    def _start(self, number: int) -> _Begun:
+        module_log = self._log(number)
+        try:
+            order = self._order(number, module_log)
+            return _Begun(self._runner(number).start(order), order, module_log)
+        except BaseException:
+            module_log.close()
+            raise
+
+    def _runner(self, number: int) -> ModuleRunner:
+        return self.settings.runners[self.specs[number].runner]
+
+    def _log(self, number: int) -> ModuleLog:
+        path = self.folder / names.MODULE_LOGS / f"{number + 1}-{self.steps[number].module}.log"
+        return ModuleLog(path, self.settings.log_limit_bytes)
+
+    def _order(self, number: int, module_log: ModuleLog) -> RunOrder:
+        spec = self.specs[number]
+        kept = ""
+        if spec.persistence:
+            kept = os.path.join(self.settings.persistence_folder, spec.persistence)
+            os.makedirs(kept, mode=0o770, exist_ok=True)
+        limits = replace(spec.limits, gpus=self.gpus if spec.gpu_count else ())
+        taken, made = (str(self.folder / name) for name in (names.MODULE_INPUT, names.MODULE_OUTPUT))
+        return RunOrder(self.job.id, number, spec, taken, made, kept, limits, module_log.write)
+
+    def _prepare(self, number: int, outputs: Sequence[Json]) -> None:
+        """Lay out the input of a step; from here on a crash finds the step begun."""
+        taken, made = self.folder / names.MODULE_INPUT, self.folder / names.MODULE_OUTPUT
+        self._step_file().unlink(missing_ok=True)
+        spec = self.specs[number]
+        task = self._task(number)
+        remove_tree(taken)
+        if number == 0:
+            received = self.folder / names.RECEIVED
+            sources = [received / name for name in self.job.instances]
+            lay_out_input(taken, sources, task, copy=spec.writes_input, tags=self._tags)
+        else:
+            os.rename(made, taken)
+            (taken / names.RESULT_FILE).unlink(missing_ok=True)
+            self._add_tags(taken)
+            write_task_of_step(taken, task)
+        remove_tree(made)
+        os.mkdir(made, 0o770)
+        draft = self._step_file().with_name(f"{_STEP_FILE}.new")
+        draft.write_bytes(json_bytes(list(outputs)))
+        os.rename(draft, self._step_file())
+
+    def _task(self, number: int) -> Json:
+        return {**to_json(self.job), "process": step_section(self.steps[number])}
+
+    def _tags(self, path: Path) -> Mapping[str, str]:
+        return tags_for_module(path, self.job.series, self.settings.additional_tags)
+
+    def _add_tags(self, folder: Path) -> None:
+        """Give each instance that a step made its `.tags`, unless the step did."""
+        for made in output_files(folder):
+            path = folder / made.path
+            beside = path.with_suffix(".tags")
+            if path.suffix.lower() == ".dcm" and not os.path.lexists(beside):
+                beside.write_bytes(json_bytes(self._tags(path)))
+
+    def _check(self, number: int, order: RunOrder, ended: Ended) -> None:
+        step = self.steps[number]
+        how = describe_exit(ended.exit_code)
+        self.told(
+            f"step {number + 1}/{len(self.steps)} {step.module} ended: {how} after {ended.seconds:.1f} s"
+            + (f", image {ended.image_digest}" if ended.image_digest else "")
+        )
+        if ended.exit_code != 0:
+            raise PermanentError(f"module {step.module} failed: {how}; see {names.MODULE_LOGS}/")
+        if order.module.output_limit_bytes is not None:
+            check_output(order, order.module.output_limit_bytes)
+        output_files(self.folder / names.MODULE_OUTPUT)
+
+    def _result(self, number: int) -> Json:
+        path = self.folder / names.MODULE_OUTPUT / names.RESULT_FILE
+        content = None
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                content = os.read(descriptor, MAXIMUM_RESULT_BYTES + 1)
+            finally:
+                os.close(descriptor)
+        output, fault = parse_result(content)
+        if fault:
+            log.warning("job %s, module %s: %s", self.job.id, self.steps[number].module, fault)
+            self.told(f"{self.steps[number].module}: {fault}")
+        return output
+
+    # -- before and after --------------------------------------------------------------------------------------------
+
+    def _step_file(self) -> Path:
+        return self.folder / _STEP_FILE
+
+    def _store(self, steps: Sequence[StepPlan]) -> tuple[str, ...]:
+        retain = bool(self.steps) and self.steps[0].retain_input_images
+        received = self.folder / names.RECEIVED
+        kept = [received / name for name in self.job.instances] if retain else []
+        if len(steps) > 1:
+            chain = json_bytes([[step.module, step.output] for step in steps])
+            (self.folder / names.MODULE_OUTPUT / names.RESULT_FILE).unlink(missing_ok=True)
+            (self.folder / names.MODULE_OUTPUT / names.RESULT_FILE).write_bytes(chain)
+        try:
+            return store_results(self.folder, self.folder / names.MODULE_OUTPUT, identify, kept)
+        except OSError as error:
+            raise TransientError(f"the results cannot be stored now: {error.strerror}") from error

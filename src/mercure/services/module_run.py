@@ -1,0 +1,108 @@
+"""One run of one module, watched: its time, its output, and whether an operator wants it to stop."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mercure.core.errors import CancelledError, MercureError, PermanentError
+from mercure.core.processing import Running, RunOrder
+from mercure.services.settlement import STOPPING
+from mercure.spool.module_results import output_bytes
+
+_TICK_SECONDS = 0.25
+_MEASURE_SECONDS = 1.0
+_KILL_SECONDS = 30.0
+_CANCEL_GRACE_SECONDS = 1.0
+"""An operator who cancels waits for two seconds at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What ends a run early. `stopped` returns why an operator or the service wants it to end, or ""."""
+
+    timeout_seconds: float | None
+    output_limit_bytes: int | None
+    kill_grace_seconds: float
+    stopped: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended by itself."""
+
+    exit_code: int
+    seconds: float
+    image_digest: str
+
+
+def follow_run(running: Running, order: RunOrder, watch: Watch) -> Ended:
+    """Wait until a run ends by itself.
+
+    Raises `PermanentError` when it took too long or made too much, `CancelledError` when it was stopped, and
+    `TransientError` when its engine went away. Nothing of the run is left then, with two exceptions that `adopt` finds
+    later: the engine is away, or the service itself is stopping and the run can go on without it.
+    """
+    started = time.monotonic()
+    try:
+        code = _wait(running, order, watch, started)
+        ended = Ended(code, time.monotonic() - started, running.image_digest)
+    except BaseException as error:
+        with contextlib.suppress(MercureError):
+            if isinstance(error, CancelledError) and str(error) == STOPPING:
+                running.leave()
+            else:
+                running.kill()
+                running.close()
+        raise
+    running.close()
+    return ended
+
+
+def _wait(running: Running, order: RunOrder, watch: Watch, started: float) -> int:
+    deadline = started + watch.timeout_seconds if watch.timeout_seconds else float("inf")
+    measured = started
+    while True:
+        code = running.wait(max(0.0, min(_TICK_SECONDS, deadline - time.monotonic())))
+        if code is not None:
+            return code
+        now = time.monotonic()
+        if why := watch.stopped():
+            if why != STOPPING:
+                _end(running, min(watch.kill_grace_seconds, _CANCEL_GRACE_SECONDS))
+            raise CancelledError(why)
+        if now >= deadline:
+            _end(running, watch.kill_grace_seconds)
+            raise PermanentError(f"module {order.module.name} took more than {watch.timeout_seconds:g} s and was ended")
+        if watch.output_limit_bytes is not None and now - measured >= _MEASURE_SECONDS:
+            measured = now
+            check_output(order, watch.output_limit_bytes, lambda: _end(running, 0.0))
+
+
+def check_output(order: RunOrder, limit_bytes: int, end: Callable[[], None] = lambda: None) -> None:
+    """Raise `PermanentError`, after `end`, when the output is larger than allowed."""
+    if output_bytes(Path(order.output_folder)) > limit_bytes:
+        end()
+        raise PermanentError(f"module {order.module.name} made more than {limit_bytes / 1e9:g} GB of output")
+
+
+def _end(running: Running, grace_seconds: float) -> None:
+    """Ask the module to end, and end it when it does not."""
+    if grace_seconds > 0:
+        running.stop()
+        if running.wait(grace_seconds) is not None:
+            return
+    running.kill()
+    running.wait(_KILL_SECONDS)
+
+
+def describe_exit(code: int) -> str:
+    """Say for a person how a program ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"ended by signal {-code}"

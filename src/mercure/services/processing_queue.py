@@ -1,0 +1,110 @@
+"""The jobs that wait in `processing/`: in memory, made from the folder at any time."""
+
+import heapq
+import itertools
+from collections.abc import Collection, Iterator
+
+from mercure.core.errors import SpoolError
+from mercure.core.processing_steps import steps_from
+from mercure.core.scheduling import Candidate, WaitingLine, pick
+from mercure.core.stages import Stage
+from mercure.core.task import Job
+from mercure.spool.job_files import read_task
+from mercure.spool.jobs import job_ids
+from mercure.spool.layout import Layout
+
+Chain = tuple[str, ...]
+"""The modules of a job, in order."""
+
+
+class ProcessingQueue:
+    """A line of jobs for each chain of modules that any of them needs, and a heap of those whose time has not come."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Start empty; `scan` fills it."""
+        self._layout = layout
+        self._lines: dict[Chain, WaitingLine] = {}
+        self._chains: dict[str, Chain] = {}
+        self._later: list[tuple[float, str]] = []
+        self._known: set[str] = set()
+        self._sequence = itertools.count()
+        self._turn = 0
+        self.odd: list[str] = []
+        """Jobs that no module can run: damaged ones. The processor settles them."""
+
+    def __contains__(self, job_id: object) -> bool:
+        """Whether the job was there at the last scan."""
+        return job_id in self._known
+
+    def scan(self, running: Collection[str]) -> None:
+        """Notice jobs that are new and do not run, and forget those that left."""
+        listed = set(job_ids(self._layout, Stage.PROCESSING))
+        for job_id in self._known - listed:
+            self._remove(job_id)
+        for job_id in sorted(listed - self._known - set(running)):
+            self.read(job_id)
+        self._known = listed
+
+    def forget_all(self) -> None:
+        """Read everything anew at the next scan."""
+        self._known.clear()
+        self._lines.clear()
+        self._chains.clear()
+        self._later.clear()
+        self.odd.clear()
+
+    def read_later(self, job_id: str, at: float) -> None:
+        """Read a job anew at a time (seconds since the epoch), if it is still there."""
+        heapq.heappush(self._later, (at, job_id))
+
+    def due(self, now: float) -> None:
+        """Put the jobs whose time has come into their lines."""
+        while self._later and self._later[0][0] <= now:
+            job_id = heapq.heappop(self._later)[1]
+            if job_id in self._known:
+                self.read(job_id, now)
+
+    def next_due(self) -> float | None:
+        """Return when the next job becomes due (seconds since the epoch), or None."""
+        return self._later[0][0] if self._later else None
+
+    def chains(self) -> Iterator[Chain]:
+        """Return the chains of modules that something waits for."""
+        return (chain for chain, line in self._lines.items() if len(line))
+
+    def take(self, chains: Collection[Chain], *, off_peak_now: bool) -> str | None:
+        """Take the job that goes next among those that need one of these chains, or None when none may go now."""
+        heads = {head: chain for chain in chains if chain in self._lines for head in self._lines[chain].heads()}
+        chosen = pick(heads, self._turn, off_peak_now=off_peak_now)
+        if chosen is None:
+            return None
+        self._turn += 1
+        self._remove(chosen.key)
+        return chosen.key
+
+    def read(self, job_id: str, now: float = 0.0) -> None:
+        """Read a job, and put it where it belongs: in its line, or aside until its time (seconds since the epoch)."""
+        try:
+            job = read_task(self._layout.stage(Stage.PROCESSING) / job_id)
+            chain = tuple(step.module for step in steps_from(job.process))
+        except (SpoolError, OSError):
+            self.odd.append(job_id)  # settled under its claim, where it is read again
+            return
+        not_before = job.processing.not_before
+        if job.id != job_id or not chain or job.fail_stage is not None or job.results is not None:
+            self.odd.append(job_id)
+        elif not_before is not None and not_before.timestamp() > now:
+            self.read_later(job_id, not_before.timestamp())
+        else:
+            self._add(job, chain)
+
+    def _add(self, job: Job, chain: Chain) -> None:
+        self._remove(job.id)
+        self._chains[job.id] = chain
+        candidate = Candidate(job.id, job.priority, job.created_at, next(self._sequence))
+        self._lines.setdefault(chain, WaitingLine()).add(candidate)
+
+    def _remove(self, job_id: str) -> None:
+        chain = self._chains.pop(job_id, None)
+        if chain is not None:
+            self._lines[chain].remove(job_id)
