@@ -39,6 +39,8 @@ class Way:
     def state(self) -> str:
         """What stands where, for a measurement that does not come to its end."""
         lines = [f"the target {'listens' if peers.listens(self.target.port) else 'does not listen'}"]
+        stored = [path.name for path in (self.folder / "target").iterdir()]
+        lines.append(f"its folder holds {len(stored)} files, such as {stored[:2]}")
         for name in ("incoming", "processing", "outgoing", "success", "error", "discard"):
             for stage in self.folder.rglob(name):
                 lines.append(f"{stage.relative_to(self.folder)}: {len(list(stage.iterdir()))} entries")
@@ -126,7 +128,8 @@ def _dcmsend(load: Load, associations: int, way: Way) -> Passage:
     try:
         arrived = way.target.arrivals.of(uid for _, uid in load.identities)
     except peers.PeerError as error:
-        raise RuntimeError(f"{error}\n{way.state()}") from error
+        said = "\n".join(one.output[-1000:] for one in finished)
+        raise RuntimeError(f"{error}\n{way.state()}\ndcmsend said: {said}") from error
     return Passage(arrived[-1] - started, ended - started)
 
 

@@ -54,12 +54,12 @@ class ActiveJob:
     def outstanding(self, target: str) -> list[str]:
         """Return the instances that the target has not confirmed."""
         with self._lock:
-            return [name for name in self.job.instances if not self._is_there(target, name)]
+            return [name for name in self.job.payload if not self._is_there(target, name)]
 
     def results(self, target: str, outcome: Outcome) -> list[InstanceResult]:
         """Return the instances that ended so at a target."""
         with self._lock:
-            found = (self._results.get((target, name)) for name in self.job.instances)
+            found = (self._results.get((target, name)) for name in self.job.payload)
             return [result for result in found if result and result.outcome is outcome]
 
     def _is_there(self, target: str, name: str) -> bool:
@@ -147,7 +147,7 @@ class DeliveryRun:
         if names:
             parcel = Parcel(
                 job.id,
-                os.fspath(active.claim.received),
+                os.fspath(active.claim.payload(job)),
                 names,
                 job.series.calling_ae_title,
                 job.series.called_ae_title,
@@ -155,7 +155,7 @@ class DeliveryRun:
                 urgent=job.priority is Priority.URGENT,
             )
             self._target.send(parcel, self)
-        return self._verdict(len(job.instances))
+        return self._verdict(len(job.payload))
 
     def _verdict(self, total: int) -> TransientError | PermanentError | None:
         """Judge by the ledger, never by the absence of an error (D10)."""

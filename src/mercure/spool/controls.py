@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
-from mercure.core.task import FailStage, Job
+from mercure.core.task import FailStage, Job, Processing
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.jobs import Claim, claim
 from mercure.spool.layout import Layout
+from mercure.spool.module_folders import remove_tree
 from mercure.spool.moves import move_job
 from mercure.spool.sealing import new_seal_id
 
@@ -22,12 +23,15 @@ _LONG_ID = 80
 HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
 
 
-def retry(layout: Layout, job_id: str, now: datetime) -> str:
-    """Let a job go on: from `error/` at the step that failed, in `outgoing/` at once instead of at its next time.
+def retry(layout: Layout, job_id: str, now: datetime, *, as_then: bool = False) -> str:
+    """Let a job go on: from `error/` at the step that failed; one that waits, at once instead of at its next time.
+
+    A job that failed in its modules is processed anew from `received/`, with the rule and the modules of today unless
+    `as_then` asks for the settings it was made with.
 
     Returns what happens now, for a person. Raises `SpoolError` when the job cannot be retried, saying why.
     """
-    taken = _claim_anywhere(layout, job_id, (Stage.ERROR, Stage.OUTGOING))
+    taken = _claim_anywhere(layout, job_id, (Stage.ERROR, Stage.OUTGOING, Stage.PROCESSING))
     if taken is None:
         return "is being sent right now; what fails of it is tried again at once"
     with contextlib.closing(taken):
@@ -37,14 +41,25 @@ def retry(layout: Layout, job_id: str, now: datetime) -> str:
             taken.defer(job.due_again(now))
             _mark(layout.control)
             return "is due now"
+        if taken.stage is Stage.PROCESSING:
+            taken.defer(replace(job, processing=replace(job.processing, not_before=None)))
+            _mark(layout.control)
+            return "is due now"
         if job.fail_stage is FailStage.RECEIVING:
             raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
         if job.fail_stage is FailStage.ROUTING:
             _check_instances(job)
             _route_again(layout, taken, now)
             return "is routed again with the rules of now"
-        if job.fail_stage is FailStage.PROCESSING or not job.deliveries:
-            raise SpoolError("the job did not fail at routing or dispatching; it cannot be retried from here")
+        if job.fail_stage is FailStage.PROCESSING:
+            _check_instances(job)
+            remove_tree(taken.folder / names.RESULTS)
+            again = replace(job.due_again(now), results=None, processing=Processing(uses_today=not as_then))
+            taken.commit(replace(again, fail_stage=None, reason="", settled_at=None), Stage.PROCESSING)
+            _mark(layout.control)
+            return f"is processed again with the settings of {'then' if as_then else 'now'}"
+        if not job.deliveries:
+            raise SpoolError("the job names no target; it cannot be retried from here")
         taken.commit(replace(job.due_again(now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
         _mark(layout.control)
         return "is dispatched again to the targets that do not have everything"
@@ -124,9 +139,15 @@ def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> C
             # The worker may have let go of it meanwhile, without seeing the mark.
             return claim(layout, stage, job_id)
         if taken is None:
-            raise SpoolError(f"job {job_id} is being worked on")
+            what = "is being processed" if stage is Stage.PROCESSING else "is being worked on"
+            raise SpoolError(f"job {job_id} {what}")
         return taken
-    raise SpoolError(f"no job {job_id} in {' or '.join(stage.value for stage in stages)}")
+    raise SpoolError(f"no job {job_id} in {_listed(stages)}")
+
+
+def _listed(stages: tuple[Stage, ...]) -> str:
+    *some, last = (stage.value for stage in stages)
+    return f"{', '.join(some)} or {last}" if some else last
 
 
 def _check_instances(job: Job) -> None:

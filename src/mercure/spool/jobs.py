@@ -39,6 +39,10 @@ class Claim:
         """The instances as received."""
         return self.folder / names.RECEIVED
 
+    def payload(self, job: Job) -> Path:
+        """The folder of what is delivered: the results of modules, else the instances as received."""
+        return self.received if job.results is None else self.folder / names.RESULTS
+
     def read(self) -> Job:
         """Read `task.json`. Raises `SpoolError` when it is not valid, `OSError` when the folder cannot be used.
 

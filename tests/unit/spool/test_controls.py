@@ -113,7 +113,7 @@ def test_what_cannot_be_retried_stays_and_says_why(
 
 
 def test_a_job_that_is_not_there_or_is_settled_right_now_cannot_be_retried(layout: Layout, series: BuiltSeries) -> None:
-    with pytest.raises(SpoolError, match="no job x in error or outgoing"):
+    with pytest.raises(SpoolError, match="no job x in error, outgoing or processing"):
         controls.retry(layout, "x", NOW)
     with pytest.raises(SpoolError, match="not a job id"):
         controls.retry(layout, "../x", NOW)
