@@ -1,5 +1,6 @@
 """The instances that are sent: made once per run of the bench, kept on the disk of the measurements."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,25 +49,25 @@ class Load:
         return Load(self.name, (part,))
 
 
-@cache
 def ct(series: int = 20, per_series: int = 100) -> Load:
     """CT instances of 0.5 MB."""
-    folders = _empty(f"ct-{series}x{per_series}", series)
-    return Load("CT", tuple(builders.ct_series(folder, per_series) for folder in folders))
+    return _made("CT", builders.ct_series, series, per_series)
 
 
-@cache
 def mr(series: int = 20, per_series: int = 200) -> Load:
     """MR instances of 130 KB."""
-    folders = _empty(f"mr-{series}x{per_series}", series)
-    return Load("MR", tuple(builders.mr_series(folder, per_series) for folder in folders))
+    return _made("MR", builders.mr_series, series, per_series)
 
 
-@cache
 def small(series: int = 60, per_series: int = 20) -> Load:
     """CT instances of 4 KB."""
-    folders = _empty(f"small-{series}x{per_series}", series)
-    return Load("small", tuple(builders.small_series(folder, per_series) for folder in folders))
+    return _made("small", builders.small_series, series, per_series)
+
+
+@cache  # by all of its arguments: the same folders must never be written twice, for each writing makes new UIDs
+def _made(name: str, build: Callable[[Path, int], builders.BuiltSeries], series: int, per_series: int) -> Load:
+    folders = _empty(f"{name.lower()}-{series}x{per_series}", series)
+    return Load(name, tuple(build(folder, per_series) for folder in folders))
 
 
 @cache
