@@ -415,3 +415,15 @@ def test_a_platform_answers_while_it_works(tmp_path: Path, caplog: pytest.LogCap
     caplog.set_level(logging.INFO)
     with site(tmp_path, {"name": "r"}) as place:
         assert echo(Peer("127.0.0.1", place.port, "MERCURE")) < 30
+
+
+def test_a_discarded_series_goes_where_an_operator_sends_it_by_a_rule(tmp_path: Path) -> None:
+    series = small_series(tmp_path / "series", 3)
+    with site(tmp_path, {"name": "never", "condition": "False", "disabled": True}) as place:
+        place.send_series(series)
+        (unwanted,) = place.wait_for(Stage.DISCARD)
+        controls.route_by(place.layout, unwanted.id, "never", datetime.now(UTC))
+        (delivered,) = place.wait_for(Stage.SUCCESS)
+        assert len(place.delivered()) == 3
+        assert (delivered.applied_rule or delivered.triggered_rules[0], delivered.forced_rule) == ("never", "")
+        assert place.census().jobs[Stage.DISCARD] == {}

@@ -97,14 +97,29 @@ class Plan:
     done: tuple[str, ...] = ()
 
 
-def make_plan(tags: Tags, rules: Sequence[RoutingRule], targets: Mapping[str, str], done: Collection[str] = ()) -> Plan:
+def make_plan(
+    tags: Tags,
+    rules: Sequence[RoutingRule],
+    targets: Mapping[str, str],
+    done: Collection[str] = (),
+    forced_rule: str = "",
+) -> Plan:
     """Decide what becomes of a series. The same values give the same plan. Raises nothing.
 
     `targets` has every target of the configuration: "" when it can be used, else the reason why not. `done` comes from
     the plan before, when this one is made because an operator retries the job that the other put into `error/`.
+    `forced_rule` is a rule that an operator chose: it alone is followed, unasked, even if it is disabled.
     """
     survey = _Survey(tags, done)
-    survey.ask_all(rules)
+    if forced_rule:
+        if all(rule.name != forced_rule for rule in rules):
+            reason = f"rule {forced_rule!r}, which an operator chose, is not in the configuration"
+            unknown = PlannedJob(Stage.ERROR, "none", fail_stage=FailStage.ROUTING, reason=reason)
+            return Plan((unknown,), done=tuple(sorted(done)))
+        done = ()
+        survey.force(rules, forced_rule)
+    else:
+        survey.ask_all(rules)
     trace = tuple(survey.traces[place] for place in range(len(rules)))
     triggered = tuple(rule.name for rule in survey.matched)
     if survey.discard is not None:
@@ -156,6 +171,16 @@ class _Survey:
             else:
                 self._ask(place, rule)
 
+    def force(self, rules: Sequence[RoutingRule], name: str) -> None:
+        """Take one rule without asking it, and skip all others."""
+        for place, rule in enumerate(rules):
+            if rule.name != name or self.matched:
+                self._skip(place, rule, f"an operator chose rule {name!r}")
+            elif rule.expression is None:
+                self._fail(place, rule, f"rule {name!r} cannot be used", rule.broken or "it has no expression")
+            else:
+                self._take(place, RuleTrace(name, "matched", "an operator chose this rule"), rule)
+
     def _why_no_fallback(self, rule: RoutingRule) -> str:
         """Return why a fallback rule is not needed or may not be used, or ""."""
         if self.matched:
@@ -175,12 +200,18 @@ class _Survey:
         if answer.outcome == "failed":
             self._fail(place, rule, f"rule {rule.name!r} could not be evaluated", answer.reason, answer)
             return
-        self.traces[place] = RuleTrace(rule.name, answer.outcome, answer.reason, answer.read, answer.missing)
+        trace = RuleTrace(rule.name, answer.outcome, answer.reason, answer.read, answer.missing)
         if answer.matched:
-            self.matched.append(rule)
-            # To discard whole studies is not possible yet: such a rule is a fault, and no reason to stop asking.
-            if rule.action == "discard" and rule.level == "series":
-                self.discard = rule
+            self._take(place, trace, rule)
+        else:
+            self.traces[place] = trace
+
+    def _take(self, place: int, trace: RuleTrace, rule: RoutingRule) -> None:
+        self.traces[place] = trace
+        self.matched.append(rule)
+        # To discard whole studies is not possible yet: such a rule is a fault, and no reason to stop asking.
+        if rule.action == "discard" and rule.level == "series":
+            self.discard = rule
 
     def _skip(self, place: int, rule: RoutingRule, reason: str) -> None:
         self.traces[place] = RuleTrace(rule.name, "skipped", reason)

@@ -111,6 +111,8 @@ class Job:
     """What earlier plans of the same series have made into jobs already (see `core.plan`)."""
     trace: tuple[Mapping[str, Json], ...] = ()
     """What each rule answered and why (`core.plan.RuleTrace` as JSON): names of rules and tags, never values."""
+    forced_rule: str = ""
+    """The rule that an operator chose for a series that is routed again; it alone is followed then."""
     appliance: str = ""
     server: str = ""
 
@@ -177,6 +179,7 @@ def to_json(job: Job, *, version: str = "") -> dict[str, Json]:
             "reason": job.reason,
             "done": list(job.done),
             "trace": [dict(rule) for rule in job.trace],
+            "forced_rule": job.forced_rule,
         },
     }
 
@@ -240,6 +243,7 @@ def from_json(data: Json) -> Job:
             settled_at=_time(ours.get("settled_at")),
             done=tuple(_strings(ours.get("done") or [], "done")),
             trace=tuple(dict(_mapping(rule, "trace")) for rule in ours.get("trace") or []),
+            forced_rule=str(ours.get("forced_rule") or ""),
             appliance=str(info.get("mercure_appliance") or ""),
             server=str(info.get("mercure_server") or ""),
         )

@@ -312,7 +312,7 @@ class Router:
         settings = self._settings
         now = self._clock.now()
         earlier = sealed.earlier_job()
-        done = earlier.done if earlier else ()
+        done, forced = (earlier.done, earlier.forced_rule) if earlier else ((), "")
         self._events.emit(
             Event(
                 EventKind.SERIES_COMPLETE,
@@ -325,7 +325,7 @@ class Router:
         )
         try:
             tags = representative_tags(sealed, contents, settings.additional_tags)
-            plan = make_plan(Tags(tags), settings.rules, settings.targets, done)
+            plan = make_plan(Tags(tags), settings.rules, settings.targets, done, forced)
         except MercureError as error:
             tags = {}
             reason = f"the header of no instance can be read: {error}"
@@ -352,6 +352,7 @@ class Router:
                 settled_at=now if planned.stage.is_final else None,
                 done=plan.done if planned.stage is Stage.ERROR else (),
                 trace=trace,
+                forced_rule=forced if planned.stage is Stage.ERROR else "",
                 appliance=settings.appliance,
                 server=self._server,
             )

@@ -65,6 +65,24 @@ def retry(layout: Layout, job_id: str, now: datetime, *, as_then: bool = False) 
         return "is dispatched again to the targets that do not have everything"
 
 
+def route_by(layout: Layout, job_id: str, rule: str, now: datetime) -> str:
+    """Have a series in `error/` or `discard/` routed again by one rule, which is followed without being asked.
+
+    Returns what happens now, for a person. Raises `SpoolError` when that cannot be done, saying why.
+    """
+    taken = _claim_anywhere(layout, job_id, (Stage.ERROR, Stage.DISCARD))
+    if taken is None:
+        raise SpoolError(f"job {job_id} is being worked on")
+    with contextlib.closing(taken):
+        job = taken.read()
+        if taken.stage is Stage.ERROR and job.fail_stage is not FailStage.ROUTING:
+            raise SpoolError("only what was discarded or failed at routing can be routed again")
+        _check_instances(job)
+        taken.save(replace(job, forced_rule=rule, done=()))
+        _route_again(layout, taken, now)
+    return f"is routed again by rule {rule!r}"
+
+
 def cancel(layout: Layout, job_id: str, now: datetime) -> str:
     """Stop a job: it goes to `error/`, from where it can be retried. A running one stops within a second or two."""
     for stage in (Stage.OUTGOING, Stage.PROCESSING):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,8 +34,8 @@ def broken(name: str, **fields: Any) -> RoutingRule:
     return RoutingRule(name, None, broken="its expression has no end", **fields)
 
 
-def plan(*rules: RoutingRule, done: tuple[str, ...] = ()) -> Plan:
-    return make_plan(TAGS, rules, TARGETS, done)
+def plan(*rules: RoutingRule, done: tuple[str, ...] = (), forced: str = "") -> Plan:
+    return make_plan(TAGS, rules, TARGETS, done, forced)
 
 
 def at(made: Plan, stage: Stage) -> list[PlannedJob]:
@@ -304,3 +305,31 @@ def test_a_plan_becomes_json() -> None:
     assert [job["stage"] for job in stored["jobs"]] == [job.stage.value for job in made.jobs]
     assert [trace["rule"] for trace in stored["trace"]] == ["r", "x", "m"]
     assert stored["done"] == list(made.done)
+
+
+def test_a_rule_that_an_operator_chose_is_followed_alone_and_unasked() -> None:
+    never = replace(rule("chosen", "False", targets=("pacs",)), disabled=True)
+    made = plan(rule("other", targets=("pacs",)), never, forced="chosen", done=("route:pacs",))
+    (job,) = made.jobs
+    assert (job.stage, job.rules, job.targets) == (Stage.OUTGOING, ("chosen",), ("pacs",))
+    assert outcomes(made) == {"other": "skipped", "chosen": "matched"}
+
+
+def test_a_chosen_rule_that_is_gone_or_broken_leaves_the_series_in_error() -> None:
+    (gone,) = plan(rule("r", targets=("pacs",)), forced="typo").jobs
+    assert (gone.stage, gone.fail_stage) == (Stage.ERROR, FailStage.ROUTING)
+    assert "'typo', which an operator chose, is not in the configuration" in gone.reason
+    (unusable,) = plan(broken("x"), forced="x").jobs
+    assert unusable.stage is Stage.ERROR
+
+
+def test_a_module_that_cannot_be_used_is_a_fault_of_its_rule() -> None:
+    faulty = rule("r", action="process", modules=("m",), module_fault="names module 'm', which is not there")
+    (job,) = plan(faulty).jobs
+    assert job.stage is Stage.ERROR
+    assert "names module 'm'" in job.reason
+
+
+def test_what_modules_do_goes_with_the_job() -> None:
+    (job,) = plan(rule("r", action="process", modules=("m",), process={"module_name": "m"})).jobs
+    assert (job.stage, job.process) == (Stage.PROCESSING, {"module_name": "m"})

@@ -11,7 +11,7 @@ from tests.builders import BuiltSeries, small_series
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
-from mercure.core.task import Delivery, DeliveryState, FailStage
+from mercure.core.task import Delivery, DeliveryState, FailStage, Processing
 from mercure.spool import controls, sealing
 from mercure.spool import layout as names
 from mercure.spool.job_files import read_task, write_task
@@ -98,7 +98,6 @@ def test_a_job_that_is_being_routed_again_is_not_taken_twice(layout: Layout, ser
     ("fail_stage", "targets", "reason"),
     [
         (FailStage.RECEIVING, (), "could not be read"),
-        (FailStage.PROCESSING, ("a",), "cannot be retried from here"),
         (FailStage.DISPATCHING, (), "cannot be retried from here"),
     ],
 )
@@ -110,6 +109,52 @@ def test_what_cannot_be_retried_stays_and_says_why(
         controls.retry(layout, job.id, NOW)
     assert read_task(layout.error / job.id) == job
     claimed(layout, job.id, Stage.ERROR).close()
+
+
+def test_a_job_that_failed_in_its_modules_is_processed_anew(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a", stage=Stage.ERROR, fail_stage=FailStage.PROCESSING, results=("x.dcm",))
+    (layout.error / job.id / "results").mkdir()
+    assert controls.retry(layout, job.id, NOW) == "is processed again with the settings of now"
+    again = read_task(layout.processing / job.id)
+    assert (again.results, again.fail_stage, again.processing) == (None, None, Processing(uses_today=True))
+    assert not (layout.processing / job.id / "results").exists()
+
+
+def test_a_job_can_be_processed_anew_with_the_settings_it_was_made_with(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.PROCESSING)
+    assert controls.retry(layout, job.id, NOW, as_then=True) == "is processed again with the settings of then"
+    assert not read_task(layout.processing / job.id).processing.uses_today
+
+
+def test_a_job_that_waits_for_its_module_is_due_at_once(layout: Layout, series: BuiltSeries) -> None:
+    waiting = Processing(3, NOW + timedelta(hours=1), "the engine is away")
+    job = make_job(layout, series, stage=Stage.PROCESSING, processing=waiting)
+    assert controls.retry(layout, job.id, NOW) == "is due now"
+    assert read_task(layout.processing / job.id).processing.not_before is None
+    taken = claimed(layout, job.id, Stage.PROCESSING)
+    with pytest.raises(SpoolError, match="is being processed"):
+        controls.retry(layout, job.id, NOW)
+    taken.close()
+
+
+@pytest.mark.parametrize("stage", [Stage.ERROR, Stage.DISCARD])
+def test_a_series_is_routed_again_by_a_rule_that_an_operator_chose(
+    layout: Layout, series: BuiltSeries, stage: Stage
+) -> None:
+    failed = FailStage.ROUTING if stage is Stage.ERROR else None
+    job = make_job(layout, series, stage=stage, fail_stage=failed, done=("route:a",))
+    assert controls.route_by(layout, job.id, "chosen", NOW) == "is routed again by rule 'chosen'"
+    (sealed,) = sealing.open_sealed(layout)
+    earlier = sealed.earlier_job()
+    sealed.close()
+    assert earlier is not None
+    assert (earlier.forced_rule, earlier.done) == ("chosen", ())
+
+
+def test_a_job_that_failed_later_is_not_routed_again(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "a", stage=Stage.ERROR, fail_stage=FailStage.DISPATCHING)
+    with pytest.raises(SpoolError, match="failed at routing"):
+        controls.route_by(layout, job.id, "chosen", NOW)
 
 
 def test_a_job_that_is_not_there_or_is_settled_right_now_cannot_be_retried(layout: Layout, series: BuiltSeries) -> None:
