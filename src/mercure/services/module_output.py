@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mercure.core.errors import PermanentError
+from mercure.core.tags import is_valid_uid
 from mercure.core.task import MISSING, SeriesInfo
 from mercure.dicom.header import read_placing_of
 from mercure.dicom.part10 import read_file_meta
@@ -48,6 +49,8 @@ def identify(path: str) -> tuple[str, str]:
         os.close(descriptor)
     if placing.sop_instance_uid != meta.sop_instance_uid:
         raise PermanentError("an instance that the module made has two SOP Instance UIDs, in its data and before it")
+    if not (is_valid_uid(placing.series_instance_uid) and is_valid_uid(placing.sop_instance_uid)):
+        raise PermanentError("an instance that the module made has no valid Series or SOP Instance UID")
     return placing.series_instance_uid, placing.sop_instance_uid
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mercure.core.errors import PermanentError
+from mercure.core.tags import is_valid_uid
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, link_or_copy
 from mercure.spool.module_folders import copy_file, remove_tree
@@ -147,7 +148,10 @@ def _instance_name(source: str, identify: Identify, draft: Path) -> str:
     """Return the name of an instance among the results; "" for what is no DICOM file."""
     if not is_dicom(source):
         return ""
-    name = names.instance_name(*identify(source))
+    series_uid, sop_instance_uid = identify(source)
+    if not (is_valid_uid(series_uid) and is_valid_uid(sop_instance_uid)):
+        raise PermanentError("an instance that the module made has a UID that can be no name of a file")
+    name = names.instance_name(series_uid, sop_instance_uid)
     stem, copy = name.removesuffix(".dcm"), 1
     while os.path.lexists(draft / name):
         copy += 1
