@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from mercure.config import flat, folders
 from mercure.config.json_text import JsonPath
 from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text, schema_failures, unknown_key
-from mercure.config.references import doubts, unresolved
+from mercure.config.references import Broken, doubts, unresolved
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config
 from mercure.config.sections import MercureSection
@@ -183,7 +183,8 @@ class Builder:
 
     def _look_around(self, config: Config, places: list[int]) -> None:
         """Report names that lead nowhere, and what is allowed but hardly meant."""
-        for doubt in (*unresolved(config, self.broken["targets"]), *doubts(config)):
+        broken = Broken(self.broken["targets"], self.broken["modules"])
+        for doubt in (*unresolved(config, broken), *doubts(config)):
             path = doubt.path
             if path[0] == "rules" and isinstance(path[1], int):
                 path = ("rules", places[path[1]], *path[2:])

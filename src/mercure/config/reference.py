@@ -40,9 +40,10 @@ def _parts() -> Iterator[str]:
     yield from _table("`targets.<name>`, every kind", TargetBase, "Keys of every target.", without={"target_type"})
     common = set(TargetBase.model_fields) - {"target_type"}
     for kind, model in KINDS.items():
-        note = (model.__doc__ or "").strip() + ("" if model.usable else " Not built yet: read in full and kept.")
+        later = "" if model.usable else " Not built yet: read in full and kept."
+        note = " ".join((model.__doc__ or "").split()) + later
         yield from _table(f"`targets.<name>`, target_type `{kind}`", model, note, without=common)
-    yield from _table("`modules.<name>`", Module, "A processing module. Read and kept; no modules are run yet.")
+    yield from _table("`modules.<name>`", Module, "A processing module: an image or a command.")
     yield from _flat_form()
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mercure.config.json_text import JsonPath
+from mercure.config.modules import chain_of, module_trouble
 from mercure.config.rules import Rule
 from mercure.config.schema import Config
 from mercure.config.secrets import Secret
-from mercure.config.targets import DicomBase
+from mercure.config.targets import DicomBase, ProcessingTarget
 
 _PLACEHOLDERS = ("generate_random_key_here", "BOOKKEEPER_TOKEN_PLACEHOLDER", "PutSomethingRandomHere")
 
@@ -27,17 +28,37 @@ class Doubt:
     kind: Literal["schema", "reference"]
 
 
-def unresolved(config: Config, broken_targets: Mapping[str, str]) -> Iterator[Doubt]:
+@dataclass(frozen=True)
+class Broken:
+    """The targets and modules that were set aside, with the reason."""
+
+    targets: Mapping[str, str]
+    modules: Mapping[str, str]
+
+
+def unresolved(config: Config, broken: Broken) -> Iterator[Doubt]:
     """Find what is asked for and cannot be had. For a rule that never takes anything it is a warning."""
     for index, rule in enumerate(config.rules):
-        for name, message in _wants(rule, config, broken_targets):
+        for name, message in _wants(rule, config, broken):
             severity: Literal["error", "warning"] = "warning" if _never_fires(rule) else "error"
             yield Doubt(("rules", index, name), message, severity, "reference")
     for name, target in config.targets.items():
         reason = config.why_unusable(name)
         if reason and isinstance(target, DicomBase) and not target.called_ae_title:
             yield Doubt(("targets", name, "called_ae_title"), reason, "error", "reference")
+    yield from _of_unused_targets(config, broken)
     yield from _unknown_tags(config.receiver.additional_tags)
+
+
+def _of_unused_targets(config: Config, broken: Broken) -> Iterator[Doubt]:
+    """Find targets that name no module, and that no rule names: the others are reported with their rules."""
+    used = {name for rule in config.rules for name in rule.target}
+    for name, target in config.targets.items():
+        if isinstance(target, ProcessingTarget) and name not in used:
+            for module in target.processing_module:
+                if reason := _why_no_module(module, config, broken):
+                    path: JsonPath = ("targets", name, "processing_module")
+                    yield Doubt(path, f"{module!r}: {reason}", "warning", "reference")
 
 
 def _never_fires(rule: Rule) -> bool:
@@ -59,25 +80,64 @@ def _unknown_tags(names: Iterable[str]) -> Iterator[Doubt]:
         yield Doubt(("receiver", "additional_tags", name), message, "error", "reference")
 
 
-def _wants(rule: Rule, config: Config, broken_targets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _wants(rule: Rule, config: Config, broken: Broken) -> Iterator[tuple[str, str]]:
+    processes = rule.action in ("process", "both")
     for name in rule.target:
-        if reason := _why_not(name, config, broken_targets):
+        is_module = isinstance(config.targets.get(name), ProcessingTarget)
+        if is_module and processes and rule.processing_module:
+            yield "target", f"{name!r}: it is a module, and the rule has processing_module: name modules in one place"
+        elif not (is_module and processes) and (reason := _why_not(name, config, broken)):
             yield "target", f"{name!r}: {reason}"
-    if rule.action in ("route", "both") and not rule.target and not _never_fires(rule):
+    if rule.action in ("route", "both") and not _places(rule, config) and not _never_fires(rule):
         yield "target", f"the action {rule.action} needs a target"
-    if rule.action in ("process", "both"):
-        yield "action", f"the action {rule.action} is not built yet: no modules are run"
-        for name in rule.processing_module:
-            if name not in config.modules:
-                yield "processing_module", f"{name!r}: there is no module of this name"
+    if processes:
+        yield from _wants_of_modules(rule, config, broken)
+    yield from _wants_of_routing(rule, config, broken)
     if rule.action_trigger == "study" and rule.action != "discard":
         yield "action_trigger", "rules for whole studies are not built yet"
 
 
-def _why_not(name: str, config: Config, broken_targets: Mapping[str, str]) -> str | None:
-    if name in broken_targets:
-        return f"the target cannot be read: {broken_targets[name]}"
+def _wants_of_modules(rule: Rule, config: Config, broken: Broken) -> Iterator[tuple[str, str]]:
+    chain = chain_of(rule, config)
+    if not chain and not _never_fires(rule):
+        yield "processing_module", f"the action {rule.action} needs a module, here or as its target"
+    where = "processing_module" if rule.processing_module else "target"
+    for name in dict.fromkeys(link.module for link in chain):
+        if reason := _why_no_module(name, config, broken):
+            yield where, f"{'module ' if where == 'target' else ''}{name!r}: {reason}"
+    settings = rule.processing_settings
+    if isinstance(settings, tuple) and len(settings) > len(chain):
+        yield "processing_settings", f"has {len(settings)} objects for {len(chain)} modules"
+
+
+def _wants_of_routing(rule: Rule, config: Config, broken: Broken) -> Iterator[tuple[str, str]]:
+    """Find targets that a module may choose and that cannot be had."""
+    if not rule.dynamic_routing:
+        return
+    for name in rule.dynamic_routing_allowed_targets:
+        if reason := _why_not(name, config, broken):
+            yield "dynamic_routing_allowed_targets", f"{name!r}: {reason}"
+    name = rule.conditional_alternate_target
+    if name and (reason := _why_not(name, config, broken)):
+        yield "conditional_alternate_target", f"{name!r}: {reason}"
+
+
+def _places(rule: Rule, config: Config) -> list[str]:
+    """Return the targets of a rule that are no modules."""
+    return [name for name in rule.target if not isinstance(config.targets.get(name), ProcessingTarget)]
+
+
+def _why_not(name: str, config: Config, broken: Broken) -> str | None:
+    if name in broken.targets:
+        return f"the target cannot be read: {broken.targets[name]}"
     return config.why_unusable(name)
+
+
+def _why_no_module(name: str, config: Config, broken: Broken) -> str | None:
+    if name in broken.modules:
+        return f"the module cannot be read: {broken.modules[name]}"
+    module = config.modules.get(name)
+    return module_trouble(module, config.processor) if module else "there is no module of this name"
 
 
 def doubts(config: Config) -> Iterator[Doubt]:

@@ -2,10 +2,25 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from mercure.config.secrets import PrivateText, PrivateUrl, Secret
-from mercure.config.values import EntryNameOrEmpty, Frozen, JsonObject, Label, Names, Seconds, json_object, key
+from mercure.config.values import (
+    Cores,
+    Count,
+    CountOrZero,
+    EntryNameOrEmpty,
+    Frozen,
+    Gigabytes,
+    JsonObject,
+    Label,
+    MemorySize,
+    Names,
+    Seconds,
+    json_object,
+    key,
+)
+from mercure.core.processing import PullPolicy, RunnerKind
 
 Action = Literal["route", "both", "process", "discard", "notification"]
 Priority = Literal["normal", "urgent", "offpeak"]
@@ -32,7 +47,11 @@ class Rule(Frozen):
     condition: str = Field(description="Expression that says which series the rule takes.", max_length=65536)
     action: Action = key("route", "What is done: route, process, both (process, then route), discard, notification.")
     target: Names = key((), "Target or targets; each of them must be reached.")
-    timeout: Seconds | None = key(None, "Longest time that the job may run in a module, seconds; null: no limit.")
+    timeout: Seconds | None = key(
+        None,
+        "Longest time that one module of the job may run, seconds; 0: no limit; null: as the target, the module or "
+        "processor says.",
+    )
     disabled: bool = key(False, "The rule is skipped.")
     fallback: bool = key(False, "The rule is asked only when no other takes the series.")
     priority: Priority = key("normal", "urgent goes first; offpeak waits for the off-peak hours.")
@@ -83,13 +102,33 @@ Environment = Annotated[
 ]
 
 
+def _command(value: Any) -> Any:
+    """Take a list of texts only: a command is never split by us, and never goes through a shell."""
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ValueError("must be a list of texts: the program, then each argument; no shell reads it")
+    if value and not value[0].strip():
+        raise ValueError("must begin with a program")
+    if any("\0" in word for word in value):
+        raise ValueError("must not hold NUL characters")
+    return tuple(value)
+
+
+Command = Annotated[tuple[str, ...], BeforeValidator(_command, json_schema_input_type=list[str])]
+
+_AS_PROCESSOR = "null: as processor"
+
+
 class Module(Frozen):
-    """A processing module: an image and how it runs."""
+    """A processing module: an image or a command, and how it runs."""
 
     docker_tag: str = key("", "Image of the module.", pattern=r"^[a-zA-Z0-9:/_.@-]*$")
-    additional_volumes: JsonObject = key({}, "More volumes, as Docker takes them, or text that holds such JSON.")
+    command: Command = key((), "Instead of an image: a program of this machine and its arguments, a text for each.")
+    runner: RunnerKind | None = key(None, "What runs it; null: docker for an image, process for a command.")
+    additional_volumes: JsonObject = key(
+        {}, "More volumes, as Docker takes them, below allowed_volume_roots; an object, or text that holds such JSON."
+    )
     environment: Environment = key({}, "Variables for the module; each value may be a secret, none is ever shown.")
-    docker_arguments: JsonObject = key({}, "More arguments for the start of the container.")
+    docker_arguments: JsonObject = key({}, "More arguments for the start of the container, of those that are allowed.")
     settings: JsonObject = key({}, "Settings for every job of this module.")
     contact: str = key("", "Who looks after the module.")
     comment: str = key("", "For people.")
@@ -99,3 +138,34 @@ class Module(Frozen):
     requires_persistence: bool = key(False, "The module gets a folder that stays between jobs.")
     persistence_folder_name: EntryNameOrEmpty = key("", "Name of that folder; empty: name of the module.")
     network_enabled: bool = key(False, "The module may use the network.")
+
+    timeout: Seconds | None = key(None, f"Longest time of one run, seconds; 0: no limit; {_AS_PROCESSOR}.")
+    pull: PullPolicy = key("always", "When the image is fetched: always (at most hourly), missing, never.")
+    writes_input: bool = key(False, "The module changes its input: it gets a copy, not links to what came.")
+    memory_limit: MemorySize | None = key(None, f"Memory of one run, such as 4G; {_AS_PROCESSOR}.")
+    cpu_limit: Cores | None = key(None, f"CPU cores of one run; {_AS_PROCESSOR}.")
+    pids_limit: Count | None = key(None, f"Processes and threads of one run; {_AS_PROCESSOR}.")
+    shm_size: MemorySize | None = key(None, "Shared memory of one run, such as 1G; null: Docker's own default.")
+    gpus: CountOrZero = key(0, "GPUs that one run has for itself.")
+    gpu_memory_limit: MemorySize | None = key(
+        None, f"GPU memory that the module is told to keep to, such as 4G; {_AS_PROCESSOR}."
+    )
+    output_limit_gb: Gigabytes | None = key(
+        None, f"Most that one run may write to its output, GB (10^9 bytes); 0: no limit; {_AS_PROCESSOR}."
+    )
+    max_parallel: Count | None = key(None, "Jobs of this module at the same time; null: max_parallel_jobs.")
+
+    @model_validator(mode="after")
+    def _is_image_or_command(self) -> "Module":
+        if bool(self.docker_tag) == bool(self.command):
+            has = "has both" if self.command else "has neither"
+            raise ValueError(f"needs either docker_tag (an image) or command (a program of this machine), and {has}")
+        if self.runner is not None and self.runner != self.kind:
+            what = "a command" if self.command else "an image"
+            raise ValueError(f"has {what}, which the runner {self.runner} cannot run")
+        return self
+
+    @property
+    def kind(self) -> RunnerKind:
+        """What runs it."""
+        return "process" if self.command else "docker"

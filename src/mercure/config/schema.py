@@ -104,6 +104,8 @@ class Config(Frozen):
         found = self.targets.get(target)
         if found is None:
             return "there is no target of this name"
+        if isinstance(found, ProcessingTarget):
+            return "it is a module: it takes series of rules with the action process or both"
         if not found.usable:
             return f"targets of the type {found.target_type} are not built yet"
         if isinstance(found, DummyTarget) and not self.features.dummy_target:

@@ -1,11 +1,12 @@
 """The sections of the configuration that are neither receiver, dispatcher, rules, targets nor modules."""
 
+import re
 import zoneinfo
 from datetime import UTC, time, tzinfo
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
@@ -26,6 +27,8 @@ from mercure.config.values import (
     Zone,
     key,
 )
+
+Megabytes = Annotated[Gigabytes, Field(gt=0)]
 
 _OWN_FOLDER = "Folder of this stage; null: a folder of this name in data_folder."
 
@@ -82,15 +85,54 @@ class MercureSection(Frozen):
         return UTC if self.local_time == "UTC" else zoneinfo.ZoneInfo(self.local_time)
 
 
+def _gpus(value: Any) -> Any:
+    """A number stands for so many GPUs, counted from 0; numbers in a list are ids as well."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, or a list of ids")  # noqa: TRY004
+    if isinstance(value, int):
+        if not 0 <= value <= _MOST_GPUS:
+            raise ValueError(f"must be at most {_MOST_GPUS}")
+        return tuple(str(number) for number in range(value))
+    if isinstance(value, list | tuple) and all(isinstance(one, str | int) for one in value):
+        ids = tuple(dict.fromkeys(str(one) for one in value))
+        if len(ids) <= _MOST_GPUS and all(_GPU.fullmatch(one) for one in ids):
+            return ids
+    raise ValueError("must be a number of GPUs, or a list of their ids, such as 0 or GPU-8f5b...")
+
+
+_MOST_GPUS: Final = 64
+_GPU: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:=./_-]{0,127}")
+Gpus = Annotated[tuple[str, ...], BeforeValidator(_gpus, json_schema_input_type=int | list[str])]
+
+
 class ProcessorSection(Frozen):
     """`processor`: how modules run."""
 
     max_parallel_jobs: Count = key(4, "Jobs that are processed at the same time.")
-    gpu_memory_limit: MemorySize | None = key(None, "GPU memory that one job may use, such as 4G; null: no limit.")
-    cpu_limit: Cores | None = key(None, "CPU cores that one job may use; null: no limit.")
-    runner: Literal["", "docker", "nomad"] = key("docker", "What runs modules: docker or nomad; empty: as installed.")
+    runner: Literal["", "docker", "process", "nomad"] = key(
+        "docker", "What runs images: docker; process: nothing, only commands are run here; nomad; empty: docker."
+    )
+    docker_host: str = key("", "Address of the Docker engine, such as unix:///run/docker.sock; empty: its default.")
     runtime: str | None = key(None, "Docker runtime of every module, such as nvidia; null: Docker's own default.")
     support_root_modules: bool = key(False, "Allow modules that need to run as root.")
+    allowed_volume_roots: tuple[Folder, ...] = key(
+        (Path("/opt/mercure/processor_volumes"),),
+        "Folders below which the additional_volumes of modules may lie; MERCURE_PROCESSOR_EXTRA_VOLUMES adds more.",
+    )
+
+    timeout: Seconds | None = key(None, "Longest time that one module may run, seconds; null or 0: no limit.")
+    kill_grace_seconds: Seconds = key(10.0, "Wait between SIGTERM and SIGKILL, seconds.")
+    memory_limit: MemorySize | None = key(None, "Memory that one run of a module may use, such as 8G; null: no limit.")
+    cpu_limit: Cores | None = key(None, "CPU cores that one run of a module may use; null: no limit.")
+    pids_limit: Count | None = key(1024, "Processes and threads of one run of a module; null: no limit.")
+    output_limit_gb: Gigabytes = key(50.0, "Most that one run may write to its output, GB (10^9 bytes); 0: no limit.")
+    log_limit_mb: Megabytes = key(16.0, "Most that is kept of what one run prints, MB (10^6 bytes).")
+
+    gpus: Gpus = key((), "GPUs that modules may have: ids in a list, or how many there are; empty: none.")
+    shared_gpus: bool = key(False, "Several jobs may have the same GPU at the same time.")
+    gpu_memory_limit: MemorySize | None = key(
+        None, "GPU memory that a module is told to keep to, such as 4G; null: nothing is said."
+    )
 
 
 class CleanerSection(Frozen):

@@ -152,13 +152,14 @@ class S3Target(TargetBase):
 
 
 class ProcessingTarget(TargetBase):
-    """A module as the target of a rule with the action process."""
+    """A module as the target of a rule with the action process or both; `timeout` is then that of the module.
 
-    usable: ClassVar[bool] = False
+    A `timeout` among its settings counts as its own when it has none.
+    """
 
     target_type: Literal["processing"] = key("processing", "May be left out where processing_module is given.")
     processing_module: Names = Field(description="Module, or chain of modules in order.", min_length=1)
-    settings: JsonObject = key({}, "Settings of the module.")
+    settings: JsonObject = key({}, "Settings of the module; they go before its own, key by key.")
 
 
 def target_kind(value: Any) -> str | None:

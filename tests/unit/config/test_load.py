@@ -224,7 +224,8 @@ def test_a_bad_target_is_set_aside_and_never_one_that_delivers_nothing(target: A
 
 
 def test_a_bad_module_is_set_aside() -> None:
-    loaded = _loaded(good(modules={"bad": {"docker_tag": "a b"}, "good": {}, "worse": {"environment": "{"}}))
+    modules = {"bad": {"docker_tag": "a b"}, "good": {"docker_tag": "a"}, "worse": {"environment": "{"}}
+    loaded = _loaded(good(modules=modules))
     assert list(loaded.config.modules) == ["good"]
     assert "docker_tag" in loaded.broken_modules["bad"]
     assert "JSON" in loaded.broken_modules["worse"]

@@ -90,8 +90,6 @@ def test_a_disabled_rule_only_warns() -> None:
 @pytest.mark.parametrize(
     ("rule", "path"),
     [
-        (route(action="process", processing_module="x", target=""), "rules[0].processing_module"),
-        (route(action="both"), "rules[0].action"),
         (route(action_trigger="study"), "rules[0].action_trigger"),
         (route(notification_email="a@b"), "rules[0]"),
         (route(action="notification", target=""), "rules[0]"),
