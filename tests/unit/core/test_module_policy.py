@@ -97,7 +97,8 @@ FORBIDDEN = [
     "network", "network_mode", "userns_mode", "uts_mode", "cgroup_parent", "cgroupns", "volumes", "volumes_from",
     "mounts", "user", "group_add", "entrypoint", "command", "image", "name", "links", "ports", "sysctls", "tmpfs",
     "ulimits", "use_config_proxy", "volume_driver", "init", "auto_remove", "remove", "restart_policy",
-    "oom_kill_disable", "oom_score_adj", "mem_swappiness", "log_config", "extra_hosts", "dns", "hostname", "publish_all_ports",
+    "oom_kill_disable", "oom_score_adj", "mem_swappiness", "log_config", "extra_hosts", "dns", "hostname",
+    "publish_all_ports",
     "kernel_memory", "Mem_limit", "mem_limit ", "",
 ]  # fmt: skip
 
