@@ -13,7 +13,7 @@ from tests.arrivals import Census, census
 from tests.builders import BuiltSeries
 from tests.peers import free_port, wait_until
 
-from mercure.app import SERVICES, Platform
+from mercure.app.platform import SERVICES, Platform
 from mercure.config.store import ConfigStore
 from mercure.core.events import Event
 from mercure.core.stages import Stage

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.builders import dicom_bytes
 from tests.peers import wait_until
 
-from mercure.app import Platform
+from mercure.app.platform import Platform
 from mercure.config.store import ConfigStore
 from mercure.spool.intake import Intake
 from mercure.spool.layout import Layout, Origin

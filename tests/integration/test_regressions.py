@@ -229,7 +229,7 @@ def test_s1_a_platform_that_was_killed_goes_on_with_what_it_held(tmp_path: Path)
         "-c",
         f"""
 from pathlib import Path
-from mercure.app import Platform
+from mercure.app.platform import Platform
 from mercure.config.store import ConfigStore
 Platform(ConfigStore(Path({str(place.path)!r}))).run()
 """,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tests.peers import free_port, wait_until
 
-from mercure import app
-from mercure.app import Platform, TargetSet
+from mercure.app import assembly
+from mercure.app.assembly import TargetSet
+from mercure.app.platform import SERVICES, Platform
 from mercure.config.load import Loaded, parse
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError, SpoolError
@@ -38,7 +39,7 @@ def loaded(**sections: Any) -> Loaded:
     return parse(json.dumps(sections).encode())
 
 
-def platform(tmp_path: Path, names: tuple[str, ...] = app.SERVICES, **sections: Any) -> tuple[Platform, Path]:
+def platform(tmp_path: Path, names: tuple[str, ...] = SERVICES, **sections: Any) -> tuple[Platform, Path]:
     path = tmp_path / "mercure.json"
     write(path, tmp_path, **sections)
     return Platform(ConfigStore(path), names), path
@@ -55,7 +56,7 @@ def events(tmp_path: Path) -> list[EventKind]:
 
 def test_every_folder_of_the_layout_can_be_named() -> None:
     config = loaded(mercure={"data_folder": "/data", "success_folder": "/far/success"}).config
-    layout = app.layout_of(config)
+    layout = assembly.layout_of(config)
     assert layout.success == Path("/far/success")
     assert layout.incoming == Path("/data/incoming")
     assert layout == Layout(**Layout.under(Path("/data")).folders() | {"success": Path("/far/success")})
@@ -68,7 +69,7 @@ def test_rules_keep_their_order_and_a_broken_one_stays_in() -> None:
         {"name": "three", "condition": "True", "action": "discard", "disabled": True, "fallback": True},
         {"name": "four", "condition": "True", "action": "nonsense"},
     ]
-    found = app.routing_rules(loaded(rules=rules, targets={"pacs": PACS}))
+    found = assembly.routing_rules(loaded(rules=rules, targets={"pacs": PACS}))
     by_name = {rule.name: rule for rule in found}
     assert [rule.name for rule in found] == ["one", "two", "three", "four"]
     assert (by_name["one"].priority, by_name["one"].targets, by_name["one"].broken) == (Priority.URGENT, ("pacs",), "")
@@ -86,17 +87,17 @@ def test_a_broken_rule_that_is_disabled_puts_nothing_into_error() -> None:
         {"name": "ct", "condition": "@Modality@ == 'CT'", "target": "pacs"},
     ]
     found = loaded(rules=rules, targets={"pacs": PACS})
-    plan = make_plan(Tags({"Modality": "CT"}), app.routing_rules(found), app.target_states(found))
+    plan = make_plan(Tags({"Modality": "CT"}), assembly.routing_rules(found), assembly.target_states(found))
     assert [job.stage for job in plan.jobs] == [Stage.OUTGOING]
-    plan = make_plan(Tags({"Modality": "MR"}), app.routing_rules(found), app.target_states(found))
+    plan = make_plan(Tags({"Modality": "MR"}), assembly.routing_rules(found), assembly.target_states(found))
     assert [job.stage for job in plan.jobs] == [Stage.ERROR], "the broken fallback might have taken it"
     found = loaded(rules=rules[:1], targets={"pacs": PACS})
-    plan = make_plan(Tags({"Modality": "CT"}), app.routing_rules(found), app.target_states(found))
+    plan = make_plan(Tags({"Modality": "CT"}), assembly.routing_rules(found), assembly.target_states(found))
     assert [job.stage for job in plan.jobs] == [Stage.DISCARD]
 
 
 def test_the_guides_form_of_a_processing_rule_names_its_module_by_the_target() -> None:
-    found = app.routing_rules(
+    found = assembly.routing_rules(
         loaded(
             targets={"ai": {"processing_module": ["one", "two"]}, "pacs": PACS},
             modules={"one": {"docker_tag": "a/one"}, "two": {"docker_tag": "a/two"}},
@@ -124,13 +125,13 @@ def test_targets_that_cannot_be_used_say_why_and_are_no_silent_dummies() -> None
             "broken": {**PACS, "port": "many"},
         }
     )
-    states = app.target_states(found)
+    states = assembly.target_states(found)
     assert states["pacs"] == ""
     assert "features.dummy_target" in states["dummy"]
     assert "not built yet" in states["cloud"]
     assert states["no type"]
     assert states["broken"]
-    settings = app.dispatcher_settings(found, TargetSet())
+    settings = assembly.dispatcher_settings(found, TargetSet())
     assert settings.targets.keys() == {"pacs"}
     assert settings.unusable.keys() == states.keys() - {"pacs"}
 
@@ -161,7 +162,7 @@ def test_each_kind_of_target_is_built_as_configured() -> None:
     assert setups["folder"].target == FolderTarget("/out", ("*.txt",))
     assert isinstance(setups["dummy"].target, DummyTarget)
     with pytest.raises(ConfigError, match="not built yet"):
-        app.build_target(loaded(targets={"x": {"processing_module": "m"}}).config.targets["x"], found.config)
+        assembly.build_target(loaded(targets={"x": {"processing_module": "m"}}).config.targets["x"], found.config)
 
 
 def test_targets_that_stay_as_they_are_keep_their_associations() -> None:
@@ -190,7 +191,7 @@ def test_the_receiver_follows_its_section(tmp_path: Path) -> None:
         mercure={"series_complete_on_release": True},
     )
     layout = Layout.under(tmp_path)
-    settings = app.receiver_settings(found, layout)
+    settings = assembly.receiver_settings(found, layout)
     assert (settings.port, settings.tls_port, [str(n) for n in settings.networks]) == (104, 2762, ["192.0.2.0/24"])
     worker = settings.worker
     assert worker.layout == layout
@@ -200,13 +201,13 @@ def test_the_receiver_follows_its_section(tmp_path: Path) -> None:
     assert worker.tls is not None
     assert (worker.tls.ca_cert, worker.tls.require_client_certificate) == ("/a", True)
     assert worker.commitment_ports == {"PACS": PeerPort("192.0.2.1", 104), "CT1": PeerPort("192.0.2.9", 105)}
-    plain = app.receiver_settings(loaded(), layout)
+    plain = assembly.receiver_settings(loaded(), layout)
     assert (plain.tls_port, plain.worker.tls) == (None, None)
     assert worker.decode(json.loads(worker.encode())) == worker
 
 
 def test_the_router_follows_the_section_mercure_and_the_additional_tags() -> None:
-    settings = app.router_settings(
+    settings = assembly.router_settings(
         loaded(
             mercure={"series_complete_trigger": 5, "appliance_name": "here", "router_scan_interval": 2},
             receiver={"additional_tags": {"SliceLocation": "1.5"}},
@@ -240,7 +241,7 @@ class Changes:
         self.tmp_path = tmp_path
         self.platform, self.path = platform(tmp_path, **sections)
         self.told: dict[str, Any] = {}
-        for name in app.SERVICES:
+        for name in SERVICES:
             monkeypatch.setattr(self.platform.service(name), "configure", self._keep(name))
 
     def _keep(self, name: str) -> Callable[[Any], None]:
@@ -257,7 +258,7 @@ def test_a_changed_configuration_is_taken_by_every_service(tmp_path: Path, monke
     changes.platform.poll_config()
     assert changes.told == {}
     changes.write(receiver={"port": 4242}, targets={"pacs": PACS}, mercure={"series_complete_trigger": 3})
-    receiver, router, dispatcher = (changes.told[name] for name in app.SERVICES)
+    receiver, router, dispatcher = (changes.told[name] for name in SERVICES)
     assert isinstance(receiver, ReceiverSettings)
     assert receiver.port == 4242
     assert isinstance(router, RouterSettings)
@@ -308,7 +309,7 @@ def test_data_folders_that_cannot_be_used_change_nothing_else(
 
 
 def test_services_alone_have_a_journal_of_their_own(tmp_path: Path) -> None:
-    for names in (("router",), ("dispatcher", "receiver"), app.SERVICES):
+    for names in (("router",), ("dispatcher", "receiver"), SERVICES):
         platform(tmp_path, names)[0].events.close()
     files = sorted(path.name for path in (tmp_path / "data" / "jobs" / "journal").iterdir())
     assert len(files) == 3

@@ -5,7 +5,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from mercure.app import layout_of
+from mercure.app.assembly import layout_of
 from mercure.cli import probe_folders
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.doctor_incoming import incoming_findings

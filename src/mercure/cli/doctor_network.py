@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mercure.app import layout_of
+from mercure.app.assembly import layout_of
 from mercure.cli import probe_ports
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.run import port_trouble

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from mercure.app import layout_of
+from mercure.app.assembly import layout_of
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.output import complain
 from mercure.config.environment import config_path

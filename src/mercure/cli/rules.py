@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mercure.app import routing_rules, target_states
+from mercure.app.assembly import routing_rules, target_states
 from mercure.cli import installation
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app

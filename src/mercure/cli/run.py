@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from mercure import __version__
-from mercure.app import SERVICES, Platform, layout_of, target_states
+from mercure.app.assembly import layout_of, target_states
+from mercure.app.platform import SERVICES, Platform
 from mercure.cli import installation, logs, probe_folders, probe_ports
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.folder_watch import FolderWatch

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from mercure.app import build_target
+from mercure.app.assembly import build_target
 from mercure.config.files import unreadable_files
 from mercure.config.schema import Config, DicomBase
 from mercure.core.delivery import Target, TargetTest

@@ -27,7 +27,8 @@ def routed(output: Any, rule: DynamicRouting = FREE) -> Routed:
 
 
 def test_a_module_without_a_wish_changes_nothing() -> None:
-    for output in (None, {}, [], "text", 7, {"volume": 3}):
+    outputs: list[Any] = [None, {}, [], "text", 7, {"volume": 3}]
+    for output in outputs:
         assert routed(output) == Routed(("pacs",))
     assert routed(wish()) == Routed(("pacs",))
 
@@ -76,6 +77,7 @@ def test_result_json_is_taken_when_it_is_json_and_not_too_long() -> None:
 def test_a_module_may_ask_for_a_notification() -> None:
     output = {"__mercure_notification": {"text": "lesion", "requested": True}}
     assert notification_in(output) == Notification("lesion", requested=True)
-    for odd in (None, [], {"__mercure_notification": 3}, {"__mercure_notification": {"text": 3, "requested": 1}}):
+    odds: list[Any] = [None, [], {"__mercure_notification": 3}, {"__mercure_notification": {"text": 3, "requested": 1}}]
+    for odd in odds:
         assert notification_in(odd) == Notification()
     assert len(notification_in({"__mercure_notification": {"text": "x" * 9999}}).text) == 2000

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from mercure.app import SERVICES, Platform
+from mercure.app.platform import SERVICES, Platform
 from mercure.cli.demo.series import Wanted
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError, SpoolError

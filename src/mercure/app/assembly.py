@@ -1,48 +1,32 @@
-"""The composition root: from a configuration to objects. The only place that knows every package."""
+"""From a configuration to the values and objects that the services work with."""
 
-import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
+from mercure.config import modules as module_config
+from mercure.config import schema
 from mercure.config.load import Loaded
 from mercure.config.schema import Config
-from mercure.config.store import ConfigStore, Rejection
 from mercure.core.completion import CompletionPolicy
 from mercure.core.delivery import Target
-from mercure.core.errors import ConfigError, ExpressionError, SpoolError
-from mercure.core.events import Event, EventKind
+from mercure.core.errors import ConfigError, ExpressionError
+from mercure.core.module_result import DynamicRouting
 from mercure.core.plan import RoutingRule
+from mercure.core.processing import ModuleRunner, ModuleSpec, RunnerKind
+from mercure.core.processing_steps import process_section
 from mercure.core.retry import RetryPolicy
 from mercure.core.rules import Expression
 from mercure.core.scheduling import OffPeak
 from mercure.core.task import Priority
 from mercure.dicom.tls_client import TlsFiles
 from mercure.dicom.worker_settings import PeerPort, TLSFiles, WorkerSettings, layout_folders
-from mercure.journal.writer import JournalWriter
-from mercure.services.clock import SystemClock
 from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
-from mercure.services.dispatcher import Dispatcher
-from mercure.services.receiver import Receiver, ReceiverSettings
-from mercure.services.reception_log import ReceptionLog
-from mercure.services.router import Router, RouterSettings
-from mercure.services.service import Service
-from mercure.services.supervisor import Supervisor
+from mercure.services.processing_settings import ProcessorSettings, RuleProcessing
+from mercure.services.receiver import ReceiverSettings
+from mercure.services.router import RouterSettings
 from mercure.spool.layout import Layout
 from mercure.targets.dicom import DicomNode, DicomTarget
 from mercure.targets.dummy import DummyTarget
 from mercure.targets.folder import FolderTarget
 
-from mercure.config import schema  # isort: skip  -- its names clash with those of the targets above
-
-log = logging.getLogger(__name__)
-
-SERVICES = ("receiver", "router", "dispatcher")
-
 _GIGABYTE = 10**9
-_CONFIG_POLL_SECONDS = 1.0
 _NO_END_SECONDS = 1e7
 
 
@@ -59,7 +43,7 @@ def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
     """
     usable = {rule.name: rule for rule in loaded.config.rules}
     return tuple(
-        _routing_rule(usable[name], loaded.config)
+        _routing_rule(usable[name], loaded)
         if name in usable
         else RoutingRule(
             name,
@@ -72,20 +56,16 @@ def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
     )
 
 
-def _routing_rule(rule: schema.Rule, config: Config) -> RoutingRule:
+def _routing_rule(rule: schema.Rule, loaded: Loaded) -> RoutingRule:
+    config = loaded.config
     expression, broken = None, ""
     try:
         expression = Expression.parse(rule.condition)
     except ExpressionError as error:
         broken = str(error)
-    targets, modules = rule.target, rule.processing_module
-    if rule.action in ("process", "both") and not modules:
-        # The guide's form: the target of a process rule is a module with its settings.
-        named = [config.targets.get(name) for name in targets]
-        modules = tuple(
-            m for target in named if isinstance(target, schema.ProcessingTarget) for m in target.processing_module
-        )
-        targets = tuple(name for name in targets if not isinstance(config.targets.get(name), schema.ProcessingTarget))
+    steps = module_config.steps_of(rule, config)
+    # In the guide's form the target of a process rule is a module with its settings: nothing is sent to it.
+    targets = tuple(name for name in rule.target if not isinstance(config.targets.get(name), schema.ProcessingTarget))
     return RoutingRule(
         rule.name,
         expression,
@@ -96,8 +76,20 @@ def _routing_rule(rule: schema.Rule, config: Config) -> RoutingRule:
         rule.disabled,
         rule.fallback,
         rule.action_trigger,
-        modules,
+        tuple(step.module for step in steps),
+        _module_fault([step.module for step in steps], loaded),
+        process_section(steps),
     )
+
+
+def _module_fault(names: list[str], loaded: Loaded) -> str:
+    """Return why the modules of a rule cannot be used at all, or ""."""
+    for name in names:
+        if name in loaded.broken_modules:
+            return f"needs module {name!r}, which cannot be used: {loaded.broken_modules[name]}"
+        if name not in loaded.config.modules:
+            return f"needs module {name!r}, which is not in the configuration"
+    return ""
 
 
 def target_states(loaded: Loaded) -> dict[str, str]:
@@ -250,138 +242,62 @@ def dispatcher_settings(loaded: Loaded, targets: TargetSet) -> DispatcherSetting
     )
 
 
-class _Configurable(Protocol):
-    def configure(self, settings: Any) -> None: ...
+class Runners:
+    """What runs modules, made when first needed: there may be no Docker on this machine."""
+
+    def __init__(self) -> None:
+        """Make none yet."""
+        self._made: dict[str, ModuleRunner] = {}
+        self._docker_host: str | None = None
+
+    def of(self, config: Config, layout: Layout) -> dict[RunnerKind, ModuleRunner]:
+        """Return the runners by kind."""
+        from mercure.runners.docker import DockerRunner  # noqa: PLC0415
+        from mercure.runners.process import ProcessRunner  # noqa: PLC0415
+
+        processor = config.processor
+        if self._docker_host != processor.docker_host:
+            self._made.pop("docker", None)
+            self._docker_host = processor.docker_host
+        runners: dict[RunnerKind, ModuleRunner] = {"process": self._made.setdefault("process", ProcessRunner())}
+        if "docker" not in self._made:
+            self._made["docker"] = DockerRunner(processor.docker_host, str(layout.processing))
+        runners["docker"] = self._made["docker"]
+        return runners
 
 
-class Platform:
-    """All or some services in one process, with one configuration file and one journal."""
-
-    def __init__(self, store: ConfigStore, names: Sequence[str] = SERVICES) -> None:
-        """Load the configuration and build the services. Raises `ConfigError` or `SpoolError`."""
-        unknown = [name for name in names if name not in SERVICES]
-        if unknown:
-            raise ConfigError(f"no service {unknown[0]!r}; there are {', '.join(SERVICES)}")
-        self._store = store
-        self._stop = threading.Event()
-        self._reported: Rejection | None = None
-        self._targets = TargetSet()
-        loaded = store.load()
-        self.layout = layout_of(loaded.config)
-        self.layout.create()
-        self.clock = SystemClock()
-        self._names = names
-        self.events = self._journal()
-        self._services = self._build(loaded, names)
-        self.supervisor = Supervisor(self._services, self.clock, self.events)
-        self._report(loaded)
-
-    def _journal(self) -> JournalWriter:
-        name = "-".join(self._names) if len(self._names) < len(SERVICES) else "mercure"
-        return JournalWriter(self.layout.journal, name)
-
-    def _build(self, loaded: Loaded, names: Sequence[str]) -> list[Service]:
-        services: list[Service] = []
-        wake_dispatcher: Callable[[], None] = lambda: None  # noqa: E731
-        if "dispatcher" in names:
-            dispatcher = Dispatcher(self.layout, dispatcher_settings(loaded, self._targets), self.clock, self.events)
-            wake_dispatcher = dispatcher.wake
-            services.append(dispatcher)
-        if "router" in names:
-            services.append(
-                Router(self.layout, router_settings(loaded), self.clock, self.events, on_jobs=wake_dispatcher)
-            )
-        reception = ReceptionLog(self.clock, self.events)
-        if "receiver" in names:
-            services.append(
-                Receiver(
-                    receiver_settings(loaded, self.layout),
-                    on_association=reception.association,
-                    on_recovered=reception.recovered,
-                    on_end=reception.end,
-                )
-            )
-        return services
-
-    def service(self, name: str) -> Any:
-        """Return a service of this platform by name."""
-        return next(service for service in self._services if service.name == name)
-
-    def run(self) -> None:
-        """Run until a signal or `stop`. Returns when everything has ended in order."""
-        self.supervisor.start()
+def processor_settings(loaded: Loaded, layout: Layout, runners: Runners) -> ProcessorSettings:
+    """Return what the processor follows."""
+    config = loaded.config
+    mercure, processor = config.mercure, config.processor
+    modules: dict[str, ModuleSpec] = {}
+    unusable = {name: f"cannot be used: {reason}" for name, reason in loaded.broken_modules.items()}
+    for name, module in config.modules.items():
         try:
-            while not self._stop.wait(_CONFIG_POLL_SECONDS):
-                self.poll_config()
-        finally:
-            self.supervisor.stop()
-            self.events.close()
-
-    def stop(self) -> None:
-        """End `run` soon. Callable from a signal handler."""
-        self._stop.set()
-
-    def stop_on_signals(self) -> None:
-        """End in order on SIGTERM and SIGINT; a second signal ends at once."""
-
-        def handle(number: int, _frame: object) -> None:
-            if self._stop.is_set():
-                os._exit(128 + number)
-            self.stop()
-
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
-
-    def poll_config(self) -> None:
-        """Take up a changed configuration file, or say loudly why not."""
-        try:
-            loaded = self._store.poll()
+            modules[name] = module_config.module_spec(name, module, processor)
         except ConfigError as error:
-            log.error("configuration: %s", error)  # noqa: TRY400
-            return
-        rejected = self._store.rejected
-        if rejected is not None and rejected is not self._reported:
-            log.error("the changed configuration is NOT used, the last good one goes on: %s", rejected)
-            self.events.emit(Event(EventKind.CONFIG_REJECTED, self.clock.now(), detail=str(rejected)[:2000]))
-        self._reported = rejected
-        if loaded is None:
-            return
-        log.info("configuration taken up (revision %s)", loaded.revision[:12])
-        self._report(loaded)
-        if layout_of(loaded.config) != self.layout and self._move_to(loaded):
-            return
-        for name, settings in (
-            ("receiver", receiver_settings(loaded, self.layout)),
-            ("router", router_settings(loaded)),
-            ("dispatcher", dispatcher_settings(loaded, self._targets)),
-        ):
-            for service in self._services:
-                if service.name == name:
-                    configurable: _Configurable = service  # type: ignore[assignment]
-                    configurable.configure(settings)
+            unusable[name] = str(error)
+    return ProcessorSettings(
+        modules,
+        unusable,
+        runners.of(config, layout),
+        {rule.name: _rule_processing(rule, config) for rule in config.rules},
+        frozenset(name for name, why in target_states(loaded).items() if not why),
+        processor.max_parallel_jobs,
+        tuple(processor.gpus),
+        processor.shared_gpus,
+        processor.kill_grace_seconds,
+        int(processor.log_limit_mb * 1_000_000),
+        str(mercure.folder("persistence")),
+        off_peak=OffPeak(mercure.offpeak_start, mercure.offpeak_end),
+        zone=mercure.zone,
+        scan_interval_seconds=mercure.dispatcher_scan_interval,
+        additional_tags=tuple(config.receiver.additional_tags),
+    )
 
-    def _move_to(self, loaded: Loaded) -> bool:
-        """Go on in other data folders: end every service in order and start it anew. What is in the old ones stays.
 
-        False when the new ones cannot be used.
-        """
-        layout = layout_of(loaded.config)
-        try:
-            layout.create()
-        except SpoolError as error:
-            log.error("the new data folders cannot be used, the old ones go on: %s", error)  # noqa: TRY400
-            return False
-        log.warning("the data folders change; what the old ones hold waits there until they are configured again")
-        self.supervisor.stop()
-        self.events.close()
-        self.layout = layout
-        self.events = self._journal()
-        self._services = self._build(loaded, self._names)
-        self.supervisor = Supervisor(self._services, self.clock, self.events)
-        self.supervisor.start()
-        return True
-
-    def _report(self, loaded: Loaded) -> None:
-        for problem in loaded.problems:
-            log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "configuration: %s", problem)
-        self.events.emit(Event(EventKind.CONFIG_LOADED, self.clock.now(), detail=loaded.revision[:12]))
+def _rule_processing(rule: schema.Rule, config: Config) -> RuleProcessing:
+    routing = DynamicRouting(
+        rule.dynamic_routing, rule.dynamic_routing_allowed_targets, rule.conditional_alternate_target
+    )
+    return RuleProcessing(module_config.steps_of(rule, config), routing)
