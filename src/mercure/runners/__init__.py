@@ -1,0 +1,1 @@
+"""What runs modules: one kind in each file, behind the port of `core/processing.py`."""
