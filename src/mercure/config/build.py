@@ -8,11 +8,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mercure.config import flat, folders
 from mercure.config.json_text import JsonPath
+from mercure.config.modules import forbidden_parts
 from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text, schema_failures, unknown_key
 from mercure.config.references import Broken, doubts, unresolved
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config
-from mercure.config.sections import MercureSection
+from mercure.config.sections import MercureSection, ProcessorSection
 from mercure.config.targets import KINDS, FolderTarget, TargetBase, target_kind
 from mercure.config.values import EntryName
 from mercure.core.errors import ExpressionError
@@ -44,6 +45,7 @@ class Builder:
     disabled_broken_rules: set[str] = field(default_factory=set)
     fallback_broken_rules: set[str] = field(default_factory=set)
     _stages: MercureSection = field(default_factory=MercureSection)
+    _processor: ProcessorSection = field(default_factory=ProcessorSection)
     _reasons: dict[JsonPath, list[str]] = field(default_factory=dict)
     _is_fatal: bool = False
 
@@ -53,6 +55,7 @@ class Builder:
             self._fail(path, message)
         sections = self._sections(nested)
         self._stages = sections.get("mercure", self._stages)
+        self._processor = sections.get("processor", self._processor)
         self._check_folders()
         targets = self._named("targets", nested.get("targets", {}))
         rules = self._rules(nested.get("rules", []))
@@ -88,12 +91,18 @@ class Builder:
         for name, entry in entries.items():
             path = (collection, name)
             self._check_name(name, path)
-            found = self._target(entry, path) if collection == "targets" else self._checked(Module, entry, path)
+            found = self._target(entry, path) if collection == "targets" else self._module(entry, path)
             if path in self._reasons:
                 self.broken[collection][name] = "; ".join(self._reasons[path])
             elif found is not None:
                 made[name] = found
         return made
+
+    def _module(self, entry: Any, path: JsonPath) -> Module | None:
+        module = self._checked(Module, entry, path)
+        for key, message in forbidden_parts(module, self._processor) if module else ():
+            self._fail((*path, key), message)
+        return module
 
     def _check_name(self, name: str, path: JsonPath) -> None:
         try:

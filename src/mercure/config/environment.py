@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mercure.config.problems import InvalidConfigError, Problem
+from mercure.config.sections import ProcessorSection
 
 DEFAULT_FOLDER: Final = "/opt/mercure/config"
 FILE_NAME: Final = "mercure.json"
+_UNSET: Final = ("", "false")
 _YES: Final = ("1", "true", "yes", "on")
 
 
@@ -41,3 +43,21 @@ def with_tls_of_environment(nested: dict[str, Any], environment: Mapping[str, st
         "require_client_certificate": authority is not None,
     }
     return nested | {"receiver": receiver | {"port": None, "tls": tls}}
+
+
+def with_volumes_of_environment(nested: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the sections with the folders of MERCURE_PROCESSOR_EXTRA_VOLUMES among the allowed roots of volumes.
+
+    Several are separated by colons or commas; empty or "false" says nothing, as in existing installations.
+    """
+    named = environment.get("MERCURE_PROCESSOR_EXTRA_VOLUMES", "").strip()
+    processor = nested.get("processor", {})
+    if named.lower() in _UNSET or not isinstance(processor, dict):
+        return nested
+    extra = [path.strip() for path in named.replace(",", ":").split(":") if path.strip()]
+    if not all(os.path.isabs(path) for path in extra):
+        raise InvalidConfigError([Problem("", "MERCURE_PROCESSOR_EXTRA_VOLUMES must name absolute paths")])
+    roots = processor.get("allowed_volume_roots", [str(root) for root in ProcessorSection().allowed_volume_roots])
+    if not isinstance(roots, list):
+        return nested
+    return nested | {"processor": processor | {"allowed_volume_roots": [*roots, *extra]}}

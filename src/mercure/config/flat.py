@@ -113,7 +113,12 @@ _RULE_KEYS: Final = (
 _MODULE_KEYS: Final = (
     "docker_tag", "additional_volumes", "environment", "docker_arguments", "settings", "contact", "comment",
     "constraints", "resources", "requires_root", "requires_persistence", "persistence_folder_name", "network_enabled",
+    "command", "runner", "timeout", "pull", "writes_input", "memory_limit", "cpu_limit", "pids_limit", "shm_size",
+    "gpus", "gpu_memory_limit", "output_limit_gb", "max_parallel",
 )  # fmt: skip
+"""Those of existing files, and from command on those that are new: a flat file may have them as well."""
+_JSON_TEXTS: Final = ("additional_volumes", "environment", "docker_arguments")
+_UNSET: Final = ("", "false")
 _RENAMED_IN_ENTRIES: Final = {"targets": _TARGET_NAMES, "rules": _RULE_NAMES, "modules": {}}
 
 DEFAULTS: Final[dict[Place, Any]] = {
@@ -288,7 +293,13 @@ def _put_modules(made: Translation, modules: dict[str, Any]) -> None:
         made.nested["modules"][name] = value
         made.origins[path] = path
         if isinstance(value, dict):
-            made.nested["modules"][name] = {"network_enabled": True} | _renamed(made, path, path, value, _MODULE_KEYS)
+            given = {key: item for key, item in value.items() if not _is_unset(key, item)}
+            made.nested["modules"][name] = {"network_enabled": True} | _renamed(made, path, path, given, _MODULE_KEYS)
+
+
+def _is_unset(key: str, value: Any) -> bool:
+    """Whether a key that holds JSON as text says nothing: empty, or false in any case."""
+    return key in _JSON_TEXTS and isinstance(value, str) and value.strip().lower() in _UNSET
 
 
 def _renamed(

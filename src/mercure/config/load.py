@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mercure.config import flat, json_text
 from mercure.config.build import ENTRIES, Builder
-from mercure.config.environment import with_tls_of_environment
+from mercure.config.environment import with_tls_of_environment, with_volumes_of_environment
 from mercure.config.problems import InvalidConfigError, Problem, path_text
 from mercure.config.schema import Config
 from mercure.core.errors import ConfigError
@@ -72,9 +72,10 @@ def parse(text: bytes | str, *, environment: Mapping[str, str] = os.environ) -> 
     form = form_of(document.value)
     translation = flat.translate(document.value) if form == "flat" else None
     nested = translation.nested if translation else document.value
+    nested = with_volumes_of_environment(with_tls_of_environment(nested, environment), environment)
     builder = Builder(document.lines, translation)
     return Loaded(
-        config=builder.build(with_tls_of_environment(nested, environment)),
+        config=builder.build(nested),
         problems=tuple(builder.problems),
         revision=revision_of(text),
         form=form,

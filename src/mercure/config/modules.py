@@ -1,13 +1,15 @@
 """From the configuration to the values that the processor works with: modules, and the steps of a rule."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config, ProcessingTarget, ProcessorSection
 from mercure.core.errors import ConfigError
+from mercure.core.module_policy import check_docker_arguments, check_volumes
 from mercure.core.processing import Limits, ModuleSpec
 from mercure.core.processing_steps import StepPlan
 
@@ -69,6 +71,15 @@ def module_trouble(module: Module, processor: ProcessorSection) -> str:
     if module.gpus > len(processor.gpus):
         return f"it needs {module.gpus} GPUs, and processor.gpus has {len(processor.gpus)}"
     return ""
+
+
+def forbidden_parts(module: Module, processor: ProcessorSection) -> Iterator[tuple[str, str]]:
+    """Find arguments and volumes that no module may have: the key, and what is wrong. Symbolic links are followed."""
+    for fault in check_docker_arguments(module.docker_arguments):
+        yield "docker_arguments", f"{fault.path} {fault.text}"
+    roots = [str(root) for root in processor.allowed_volume_roots]
+    for fault in check_volumes(module.additional_volumes, roots, os.path.realpath):
+        yield "additional_volumes", f"{fault.path} {fault.text}".strip()
 
 
 def _revealed(module: Module) -> dict[str, str]:

@@ -83,12 +83,13 @@ def _unknown_tags(names: Iterable[str]) -> Iterator[Doubt]:
 def _wants(rule: Rule, config: Config, broken: Broken) -> Iterator[tuple[str, str]]:
     processes = rule.action in ("process", "both")
     for name in rule.target:
-        is_module = isinstance(config.targets.get(name), ProcessingTarget)
+        is_module = _is_module(name, config)
         if is_module and processes and rule.processing_module:
             yield "target", f"{name!r}: it is a module, and the rule has processing_module: name modules in one place"
         elif not (is_module and processes) and (reason := _why_not(name, config, broken)):
             yield "target", f"{name!r}: {reason}"
-    if rule.action in ("route", "both") and not _places(rule, config) and not _never_fires(rule):
+    places = [name for name in rule.target if not processes or not _is_module(name, config)]
+    if rule.action in ("route", "both") and not places and not _never_fires(rule):
         yield "target", f"the action {rule.action} needs a target"
     if processes:
         yield from _wants_of_modules(rule, config, broken)
@@ -122,9 +123,8 @@ def _wants_of_routing(rule: Rule, config: Config, broken: Broken) -> Iterator[tu
         yield "conditional_alternate_target", f"{name!r}: {reason}"
 
 
-def _places(rule: Rule, config: Config) -> list[str]:
-    """Return the targets of a rule that are no modules."""
-    return [name for name in rule.target if not isinstance(config.targets.get(name), ProcessingTarget)]
+def _is_module(target: str, config: Config) -> bool:
+    return isinstance(config.targets.get(target), ProcessingTarget)
 
 
 def _why_not(name: str, config: Config, broken: Broken) -> str | None:

@@ -8,6 +8,7 @@ from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
     AETitle,
     AETitleOrEmpty,
+    Chain,
     CountOrZero,
     FilePath,
     Folder,
@@ -15,7 +16,6 @@ from mercure.config.values import (
     Globs,
     Host,
     JsonObject,
-    Names,
     Port,
     Seconds,
     key,
@@ -158,7 +158,7 @@ class ProcessingTarget(TargetBase):
     """
 
     target_type: Literal["processing"] = key("processing", "May be left out where processing_module is given.")
-    processing_module: Names = Field(description="Module, or chain of modules in order.", min_length=1)
+    processing_module: Chain = Field(description="Module, or chain of modules in order.", min_length=1)
     settings: JsonObject = key({}, "Settings of the module; they go before its own, key by key.")
 
 

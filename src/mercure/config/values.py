@@ -133,13 +133,18 @@ def _memory_size(value: str) -> str:
     return value.strip()
 
 
-def _several(value: Any) -> Any:
-    """One text stands for a list of one, an empty one for none; what stands there twice counts once."""
+def _in_order(value: Any) -> Any:
+    """One text stands for a list of one, an empty one for none."""
     if isinstance(value, str):
         return (value,) if value.strip() else ()
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError("must be text or a list of texts")
-    return tuple(dict.fromkeys(item for item in value if item.strip()))
+    return tuple(item for item in value if item.strip())
+
+
+def _several(value: Any) -> Any:
+    """What stands there twice counts once."""
+    return tuple(dict.fromkeys(_in_order(value)))
 
 
 def _comma_separated(value: Any) -> Any:
@@ -202,6 +207,7 @@ Network = Annotated[
 ]
 MemorySize = Annotated[str, AfterValidator(_memory_size)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | list[str])]
+Chain = Annotated[tuple[str, ...], BeforeValidator(_in_order, json_schema_input_type=str | list[str])]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_comma_separated, json_schema_input_type=str | list[str] | None)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(json_object, json_schema_input_type=dict[str, Any] | str)]
 TagName = Annotated[str, AfterValidator(_tag_name)]

@@ -184,7 +184,7 @@ FLAT: dict[str, Any] = {
     "modules": {
         "segment": {
             "docker_tag": "example/segment:1.2",
-            "additional_volumes": '{"/host": {"bind": "/c", "mode": "ro"}}',
+            "additional_volumes": '{"/opt/mercure/processor_volumes/host": {"bind": "/c", "mode": "ro"}}',
             "environment": '{"TOKEN": "module-Geheim", "THREADS": 4}',
             "docker_arguments": '{"shm_size": "1g"}',
             "settings": {"threshold": 0.5},

@@ -26,7 +26,7 @@ def test_every_key_has_a_meaning() -> None:
 def test_every_variable_of_the_environment_is_documented() -> None:
     source = Path(__file__).parents[3] / "src" / "mercure" / "config" / "environment.py"
     names = set(re.findall(r'"(MERCURE_[A-Z_]+)"', source.read_text()))
-    assert len(names) == 6
+    assert len(names) == 7
     for name in names:
         assert f"`{name}`" in DOCUMENT.read_text(), name
 

@@ -99,6 +99,72 @@ def test_what_is_not_built_yet_is_said(rule: Any, path: str) -> None:
     assert path in [problem.path for problem in _loaded(good(rules=[rule])).problems]
 
 
+MODULES: dict[str, Any] = {"seg": {"docker_tag": "a:1"}, "bad": {}}
+AI = {"processing_module": "seg", "settings": {}}
+
+
+def _reported(rule: dict[str, Any], **targets: Any) -> list[tuple[str, str]]:
+    loaded = _loaded(good(rules=[rule], targets={"archive": archive(), **targets}, modules=MODULES))
+    assert [one.name for one in loaded.config.rules] == ["ct"]
+    return [(one.path, one.message) for one in loaded.problems if one.kind == "reference"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        route(action="process", processing_module="seg", target=""),
+        route(action="both", processing_module=["seg", "seg"]),
+        route(action="process", target="ai"),
+        route(action="both", target=["ai", "archive"]),
+    ],
+)
+def test_modules_that_are_there_are_no_problem(rule: dict[str, Any]) -> None:
+    assert _reported(rule, ai=AI) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "message"),
+    [
+        (route(action="process", processing_module="x", target=""), "processing_module",
+         "'x': there is no module of this name"),
+        (route(action="process", processing_module=["seg", "bad"], target=""), "processing_module",
+         "'bad': the module cannot be read: needs either docker_tag"),
+        (route(action="process", target="lost"), "target", "module 'x': there is no module of this name"),
+        (route(action="process", target=""), "processing_module", "the action process needs a module"),
+        (route(action="both", target="ai"), "target", "the action both needs a target"),
+        (route(action="both", target="archive"), "processing_module", "the action both needs a module"),
+        (route(target="ai"), "target", "'ai': it is a module: it takes series of rules with the action process"),
+        (route(action="process", processing_module="seg", target="ai"), "target", "'ai': it is a module, and the rule"),
+        (route(action="process", processing_module="seg", target="", processing_settings=[{}, {}]),
+         "processing_settings", "has 2 objects for 1 modules"),
+        (route(action="both", processing_module="seg", dynamic_routing=True,
+               dynamic_routing_allowed_targets=["archive", "gone"]),
+         "dynamic_routing_allowed_targets", "'gone': there is no target of this name"),
+        (route(action="both", processing_module="seg", dynamic_routing=True, conditional_alternate_target="ai"),
+         "conditional_alternate_target", "'ai': it is a module"),
+    ],
+)  # fmt: skip
+def test_a_rule_whose_modules_cannot_run_stays_and_is_reported(rule: dict[str, Any], path: str, message: str) -> None:
+    (found,) = _reported(rule, ai=AI, **({"lost": {"processing_module": "x"}} if rule["target"] == "lost" else {}))
+    assert found[0] == f"rules[0].{path}"
+    assert found[1].startswith(message)
+
+
+def test_a_rule_that_takes_nothing_needs_no_module() -> None:
+    assert _reported(route(action="process", target="", disabled=True)) == []
+
+
+def test_a_module_as_a_target_that_no_rule_uses_only_warns() -> None:
+    loaded = _loaded(good(targets={"archive": archive(), "ai": {"processing_module": "gone"}}))
+    (problem,) = loaded.problems
+    assert (problem.path, problem.severity) == ("targets.ai.processing_module", "warning")
+
+
+def test_targets_of_dynamic_routing_matter_only_when_it_is_on() -> None:
+    rule = route(action="both", processing_module="seg", dynamic_routing_allowed_targets=["gone"])
+    assert _reported(rule) == []
+
+
 def test_a_discard_rule_needs_no_target() -> None:
     assert _loaded(good(rules=[route(action="discard", target="")])).problems == ()
 
