@@ -81,11 +81,19 @@ def retry(
     jobs: Jobs = None,
     *,
     all_failed: Annotated[bool, typer.Option("--all-failed", help="Every job in error/, except broken DICOM.")] = False,
+    as_then: Annotated[
+        bool,
+        typer.Option(
+            "--as-then",
+            help="Jobs that failed in their modules: with the settings they were made with, not those of today.",
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Let jobs go on: failed ones from where they failed, deferred ones at once.
 
-    A target gets only what it has not confirmed. Exit status 1: one of them could not be retried.
+    A job that failed in its modules is processed anew from what was received, with its rule and its modules as they
+    are configured today. A target gets only what it has not confirmed. Exit status 1: one of them could not be retried.
     """
     if bool(jobs) == all_failed:
         raise CommandError("give either jobs or --all-failed", "`mercure queue list` shows them.", Exit.USAGE)
@@ -96,7 +104,7 @@ def retry(
         what = f"skipped {counted(skipped, 'job')} of broken DICOM, which cannot be retried"
         complain(f"note: {what}: have {them} sent again; `mercure queue list --stage error` shows {them}")
     nothing = "No job can be retried." if skipped else "No job has failed."
-    _report([operator.retry(job) for job in chosen], as_json=as_json, nothing=nothing)
+    _report([operator.retry(job, as_then=as_then) for job in chosen], as_json=as_json, nothing=nothing)
 
 
 @app.command()

@@ -52,13 +52,13 @@ class Operator:
         jobs = [view.id for view in views if not _is_broken_dicom(view)]
         return jobs, len(views) - len(jobs)
 
-    def retry(self, job_id: str) -> Acted:
-        """Let a job go on."""
+    def retry(self, job_id: str, *, as_then: bool = False) -> Acted:
+        """Let a job go on; what its modules failed at, with the settings of today, or of then."""
 
         def act(view: JobView) -> str:
             _check_can_be_retried(view)
-            message = controls.retry(self._layout, job_id, self._now())
-            self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}")
+            message = controls.retry(self._layout, job_id, self._now(), as_then=as_then)
+            self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}{_when(view, as_then=as_then)}")
             return message
 
         return self._act(job_id, act)
@@ -147,6 +147,11 @@ class Operator:
     @staticmethod
     def _now() -> datetime:
         return datetime.now(UTC)
+
+
+def _when(view: JobView, *, as_then: bool) -> str:
+    is_processed = view.job is not None and view.job.fail_stage is FailStage.PROCESSING
+    return f", with the settings of {'then' if as_then else 'today'}" if is_processed else ""
 
 
 def _is_broken_dicom(view: JobView) -> bool:

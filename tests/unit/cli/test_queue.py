@@ -15,6 +15,7 @@ from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.events import EventKind
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, DeliveryState, FailStage
+from mercure.spool.job_files import read_task
 from mercure.spool.jobs import claim
 from mercure.spool.layout import Origin
 from mercure.spool.quarantine import quarantine
@@ -194,6 +195,30 @@ def test_a_job_that_failed_at_routing_is_routed_again(site: Site) -> None:
     assert "routed again" in site("queue", "retry", JOB).out
     assert site.where(JOB) == []
     assert len(list(site.layout.sealed.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("option", "when", "word"), [((), "today", "now"), (("--as-then",), "then", "then")])
+def test_a_job_that_failed_in_its_modules_is_processed_anew(
+    site: Site, option: tuple[str, ...], when: str, word: str
+) -> None:
+    process = {"module_name": "segment", "settings": {"threshold": 0.5}}
+    site.failed_job(fail_stage=FailStage.PROCESSING, action="process", process=process, deliveries=())
+    answer = site("queue", "retry", JOB, *option)
+    assert answer.status == Exit.OK
+    assert f"is processed again with the settings of {word}" in answer.out
+    assert site.where(JOB) == ["processing"]
+    job = read_task(site.layout.processing / JOB)
+    assert job.processing.uses_today is (when == "today")
+    assert job.process == process
+    assert [(event.kind, event.detail) for event in site.events()] == [
+        (EventKind.JOB_RETRIED, f"by an operator, from error, with the settings of {when}")
+    ]
+
+
+def test_settings_are_told_only_of_jobs_that_failed_in_their_modules(site: Site) -> None:
+    site.failed_job()
+    assert site("queue", "retry", JOB, "--as-then").status == Exit.OK
+    assert [event.detail for event in site.events()] == ["by an operator, from error"]
 
 
 def test_one_job_that_cannot_be_retried_stops_no_other(site: Site) -> None:
