@@ -10,12 +10,14 @@ import itertools
 import math
 import os
 import tempfile
+import weakref
 from typing import Any
 
 from mercure.core.errors import PermanentError, TransientError
 from mercure.core.processing import ModuleSpec, Running, RunOrder, module_variables
 from mercure.runners.process_claim import PRIVATE_PREFIX, Claim
 from mercure.runners.process_guard import threads_of_machine
+from mercure.runners.process_link import SpareGuard
 from mercure.runners.process_run import ProcessRun, clear_private
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -29,8 +31,10 @@ class ProcessRunner:
     """`ModuleRunner` of `core.processing` for commands. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        """Nothing is started, and nothing needs to be closed."""
+        """Nothing is started before the first run, and nothing needs to be closed."""
         self._turn = itertools.count()
+        self._spare = SpareGuard()
+        weakref.finalize(self, self._spare.close)
 
     def start(self, order: RunOrder) -> Running:
         """Start the module; it runs when this returns. Never beside another run of the same order, which is ended.
@@ -68,15 +72,17 @@ class ProcessRunner:
         folder = tempfile.mkdtemp(prefix=PRIVATE_PREFIX)
         try:
             claim.record(0, folder)
-            run = ProcessRun(claim, folder, order.output)
+            guard = self._spare.take()
         except BaseException:
             clear_private(folder)
             raise
+        run = ProcessRun(guard, claim, folder, order.output)
         try:
             run.begin(self._order(order, folder))
         except BaseException:
             run.close()
             raise
+        self._spare.prepare()
         return run
 
     def _order(self, order: RunOrder, folder: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Claim:
             self.descriptor = -1
 
     def forget(self) -> None:
-        """Remove the file after the guard has ended, and the lock with it."""
+        """Remove the file when nothing of the run is left, while the guard still has the lock."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 

@@ -1,20 +1,20 @@
-"""The guard: a small process between the service and a module, started for each run by `process_run`.
+"""The guard: a small process between the service and a module, one for each run, started by `process_link`.
 
-Standard input is a socket to the service: an order comes in, then `T` (ask the module to end) or `K` (end it). What
-goes back is `started`, or `failed ERRNO`, and at last `ended CODE`. When the socket ends, the service is dead, and so
-is the module a moment later: the guard inherits all that descends from it (PR_SET_CHILD_SUBREAPER), also what made a
-session of its own, and ends only when the kernel says that nothing is left. The lock on the run's claim is open in
-here, so whoever gets that lock knows it, too. Imports nothing that costs time to start.
+Standard input is a socket to the service: an order comes in, with the lock of the run's claim, then `T` (ask the
+module to end) or `K` (end it). What goes back is `started`, or `failed ERRNO`, and at last `ended CODE`. When the
+socket ends, the service is dead, and so is the module a moment later: the guard inherits all that descends from it
+(PR_SET_CHILD_SUBREAPER), also what made a session of its own, and ends only when the kernel says that nothing is left.
+The lock is open in here, so whoever gets it knows that, too. Imports nothing that costs time to start.
 
 An order is a dict: command, environment, folder (private, becomes the working folder), writable, network, memory,
 file_size, processes, threads_of_user, cpus.
 """
 
 import _signal  # type: ignore[import-not-found] # `signal` makes enumerations of it, which takes as long as all else
+import _socket
 import marshal
 import os
 import select
-import sys
 import time
 
 from mercure.runners import process_fence, process_tree
@@ -53,11 +53,10 @@ class Guard:
             self._tell(f"failed {fault}\n")
             return
         self._tell("started\n")
-        orphaned = self._watch()
+        self._watch()
         self._end_all()
         self._tell(f"ended {self._code}\n")
-        if orphaned:
-            self._remove_folder()
+        self._wait_for_service()
 
     def _on_end(self, *_: object) -> None:
         self._asked_to_end = True
@@ -100,8 +99,8 @@ class Guard:
 
     # -- while it runs -----------------------------------------------------------------------------------------------
 
-    def _watch(self) -> bool:
-        """Return when the module ended or has to: whether the service is gone."""
+    def _watch(self) -> None:
+        """Return when the module ended, or has to."""
         handle = os.pidfd_open(self._module)
         waiting = select.poll()
         waiting.register(_CONTROL, select.POLLIN)
@@ -114,13 +113,11 @@ class Guard:
                     asked = os.read(_CONTROL, 64)
                 except OSError:
                     asked = b""
-                if not asked:
-                    return True
-                if b"K" in asked:
-                    return False
+                if not asked or b"K" in asked:
+                    return
                 _try(os.killpg, self._module, _signal.SIGTERM)
             if handle in ready or self._asked_to_end or self._too_many():
-                return False
+                return
             self._reap_orphans()
 
     def _prefer_self(self) -> None:
@@ -177,11 +174,19 @@ class Guard:
             if pid == self._module:
                 self._code = os.waitstatus_to_exitcode(status)
 
-    def _remove_folder(self) -> None:
-        """Nobody else is there to do it; what is left is found by the next service (`process_claim`)."""
-        import shutil  # noqa: PLC0415 - costs time at the start, and is hardly ever needed
+    def _wait_for_service(self) -> None:
+        """Keep the claim until the service has cleared up; when it died instead, remove the private folder for it."""
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        os.close(_OUTPUT)
+        try:
+            while not self._asked_to_end and os.read(_CONTROL, 64):
+                pass
+        except OSError:
+            pass
+        if os.path.isdir(self._order["folder"]):
+            import shutil  # noqa: PLC0415 - takes time to import, and is hardly ever needed
 
-        shutil.rmtree(self._order["folder"], ignore_errors=True)
+            shutil.rmtree(self._order["folder"], ignore_errors=True)
 
 
 def _try(call: "Callable[..., object]", *arguments: object) -> None:
@@ -201,22 +206,34 @@ def threads_of_machine() -> int:
         os.close(descriptor)
 
 
+def _receive() -> "dict[str, Any]":
+    """Wait for the order, which comes behind its length; the lock that comes with it stays open, and is not looked at.
+
+    Ends this process when the service goes away instead.
+    """
+    control = _socket.socket(fileno=_CONTROL)
+    length, *_ = control.recvmsg(LENGTH_BYTES, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    control.detach()
+    content = length + _read(LENGTH_BYTES - len(length))
+    order = _read(int.from_bytes(content, "little"))
+    return dict(marshal.loads(order))  # noqa: S302 - from the service that started this process, by its own socket
+
+
 def _read(count: int) -> bytes:
     content = b""
     while len(content) < count:
         piece = os.read(_CONTROL, count - len(content))
         if not piece:
-            sys.exit(0)
+            os._exit(0)
         content += piece
     return content
 
 
 def main() -> None:
     """Guard one run."""
-    content = _read(int.from_bytes(_read(LENGTH_BYTES), "little"))
-    Guard(marshal.loads(content)).run()  # noqa: S302 - from the service that started this process, by its own socket
+    try:
+        order = _receive()
+    except ConnectionResetError:
+        os._exit(0)
+    Guard(order).run()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

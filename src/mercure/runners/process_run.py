@@ -4,19 +4,16 @@ import contextlib
 import marshal
 import os
 import select
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mercure
 from mercure.core.errors import TransientError
 from mercure.runners.process_claim import Claim, clear_folder
-from mercure.runners.process_guard import LENGTH_BYTES
+from mercure.runners.process_link import GuardLink
 from mercure.spool.module_folders import remove_tree
 
 _START_SECONDS = 60.0
@@ -24,40 +21,28 @@ _END_SECONDS = 30.0
 _PIECE_BYTES = 1 << 16
 _KILLED = -9
 
-_GUARD = "import sys; sys.path.insert(0, sys.argv[1]); from mercure.runners.process_guard import main; main()"
-
 
 class ProcessRun:
     """One run: `Running` of `core.processing`. Made by `begin`."""
 
-    def __init__(self, claim: Claim, folder: str, output: Callable[[bytes], None]) -> None:
-        """Start the guard, which waits for its order."""
+    def __init__(self, guard: GuardLink, claim: Claim, folder: str, output: Callable[[bytes], None]) -> None:
+        """Take over a guard that has no order yet, the claim, and the private folder."""
+        self._guard = guard
         self._claim = claim
         self._folder = folder
         self._code: int | None = None
         self._received = b""
+        self._closed = False
         self._sending = threading.Lock()
-        self._control, theirs = socket.socketpair()
-        told, tell = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._guard = _start_guard(theirs.fileno(), tell, claim.descriptor)
-        except BaseException:
-            self._control.close()
-            os.close(told)
-            raise
-        finally:
-            theirs.close()
-            os.close(tell)
-        self._reader = threading.Thread(target=_pass_on, args=(told, output), name="module output", daemon=True)
+        self._reader = threading.Thread(target=_pass_on, args=(guard.output, output), name="module output", daemon=True)
         self._reader.start()
 
     def begin(self, order: Mapping[str, Any]) -> None:
         """Have the guard start the module. Raises `OSError` with the reason when it cannot; close the run then."""
-        self._claim.record(self._guard.pid, self._folder)
-        self._claim.hand_over()
-        content = marshal.dumps(dict(order))
+        self._claim.record(self._guard.process.pid, self._folder)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._control.sendall(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+            self._guard.send_order(marshal.dumps(dict(order)), self._claim.descriptor)
+        self._claim.hand_over()
         answer = self._line(_START_SECONDS)
         if answer == b"started":
             return
@@ -97,36 +82,39 @@ class ProcessRun:
 
         Raises `TransientError` when a process of it cannot be ended; the claim stays then.
         """
+        if self._closed:
+            return
         if self._code is None:
             self.kill()
             if self.wait(_END_SECONDS) is None:
                 raise TransientError("a process of the module cannot be ended")
+        clear_private(self._folder)
+        self._claim.forget()
+        self._closed = True
         with self._sending:
-            self._control.close()
+            self._guard.control.close()
         try:
-            self._guard.wait(_END_SECONDS)
+            self._guard.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             raise TransientError("the guard of a module does not end") from None
         self._reader.join(_END_SECONDS)
-        clear_private(self._folder)
-        self._claim.forget()
 
     # -- the guard ---------------------------------------------------------------------------------------------------
 
     def _tell(self, letter: bytes) -> None:
         with self._sending, contextlib.suppress(OSError):
-            self._control.send(letter)
+            self._guard.control.send(letter)
 
     def _line(self, seconds: float) -> bytes | None:
         """Return the next line of the guard, b"" when it is gone, or None when there was none in time."""
         deadline = time.monotonic() + seconds
         waiting = select.poll()
-        waiting.register(self._control, select.POLLIN)
+        waiting.register(self._guard.control, select.POLLIN)
         while b"\n" not in self._received:
             if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return None
             try:
-                piece = self._control.recv(4096)
+                piece = self._guard.control.recv(4096)
             except ConnectionResetError:
                 piece = b""
             if not piece:
@@ -137,7 +125,7 @@ class ProcessRun:
 
     def _lost(self) -> int:
         """The guard died, by the hand of the kernel or an operator, and the module with it: end what is left."""
-        self._guard.wait(_END_SECONDS)
+        self._guard.process.wait(_END_SECONDS)
         clear_folder(self._folder)
         return _KILLED
 
@@ -145,22 +133,6 @@ class ProcessRun:
 def clear_private(folder: str) -> None:
     """Remove a private folder whose run is over, whatever modes the module gave to what is in it."""
     remove_tree(Path(folder))
-
-
-def _start_guard(control: int, output: int, lock: int) -> "subprocess.Popen[bytes]":
-    """Start a guard, with nothing of the environment of the service and no module of its installation but ours."""
-    program = getattr(sys, "_base_executable", "") or sys.executable
-    source = os.path.dirname(os.path.dirname(os.path.abspath(mercure.__file__)))
-    return subprocess.Popen(
-        [program, "-I", "-S", "-c", _GUARD, source],
-        stdin=control,
-        stdout=output,
-        stderr=output,
-        pass_fds=(lock,),
-        env={},
-        cwd="/",
-        start_new_session=True,
-    )
 
 
 def _pass_on(descriptor: int, output: Callable[[bytes], None]) -> None:
