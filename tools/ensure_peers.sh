@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the programs are there which tests and benches talk to: DCMTK, Orthanc, a C compiler.
+# Makes sure that the programs are there which tests and benches talk to: DCMTK, Orthanc, a C compiler, Docker with a
+# static BusyBox and debootstrap for its images, and dicom3tools.
 # Installs only what is missing, only as root, and not at all with MERCURE_NO_INSTALL=1; otherwise it says
 # exactly what to install and ends with status 1.
 set -euo pipefail
@@ -19,6 +20,14 @@ find_missing() {
     done
     command -v Orthanc >/dev/null || command -v orthanc >/dev/null || missing+=(orthanc)
     echo 'int main(void) { return 0; }' | gcc -x c -o /dev/null - 2>/dev/null || missing+=(gcc)
+    command -v dockerd >/dev/null || docker_answers || missing+=(docker.io)
+    command -v busybox >/dev/null || missing+=(busybox-static)
+    command -v debootstrap >/dev/null || missing+=(debootstrap)
+    command -v dciodvfy >/dev/null || missing+=(dicom3tools)
+}
+
+docker_answers() {
+    command -v docker >/dev/null && timeout 20 docker version >/dev/null 2>&1
 }
 
 may_install() {
@@ -43,6 +52,9 @@ install_debian() {
     if [[ " ${missing[*]} " == *" orthanc "* ]] && [ -d /run/systemd/system ]; then
         systemctl disable --now orthanc || true
     fi
+    if [[ " ${missing[*]} " == *" docker.io "* ]] && [ -d /run/systemd/system ]; then
+        systemctl disable --now docker.socket docker.service || true
+    fi
 }
 
 install_rhel() {
@@ -50,6 +62,8 @@ install_rhel() {
     for package in "${missing[@]}"; do
         case "$package" in
             dcmtk) dnf install -y -q epel-release || true ;;
+            docker.io) package=moby-engine ;;
+            busybox-static) package=busybox ;;
         esac
         dnf install -y -q "$package" || true
     done
@@ -71,8 +85,15 @@ say_what_to_install() {
             echo "Orthanc is neither in RHEL's repositories nor in EPEL: install a build of it so that 'Orthanc' is" >&2
             echo "found in PATH, or run the tests on Debian, which has it." >&2
         fi
+        if [[ "$packages" == *" docker.io "* ]]; then
+            echo "Install a Docker engine (dnf install moby-engine, or Docker's own packages)." >&2
+        fi
+        if [[ "$packages" == *" busybox-static "* ]]; then
+            echo "Install a static BusyBox as 'busybox', and debootstrap (EPEL)." >&2
+        fi
     else
-        echo "Install DCMTK, Orthanc and a C compiler so that they are found in PATH." >&2
+        echo "Install DCMTK, Orthanc, a C compiler, Docker, a static BusyBox, debootstrap and dicom3tools so that they" >&2
+        echo "are found in PATH." >&2
     fi
 }
 
