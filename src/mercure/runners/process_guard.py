@@ -115,7 +115,7 @@ class Guard:
                     asked = b""
                 if not asked or b"K" in asked:
                     return
-                _try(os.killpg, self._module, _signal.SIGTERM)
+                _try(os.kill, self._module, _signal.SIGTERM)
             if handle in ready or self._asked_to_end or self._too_many():
                 return
             self._reap_orphans()

@@ -66,7 +66,7 @@ class ProcessRun:
         return self._code
 
     def stop(self) -> None:
-        """Send SIGTERM to the module and to what it started in its group."""
+        """Send SIGTERM to the module itself, as to the first process of a container."""
         self._tell(b"T")
 
     def kill(self) -> None:
