@@ -225,6 +225,28 @@ def test_many_short_children_are_not_too_many(runner: ProcessRunner, place: Plac
     assert run_through(runner, place.order(script(text), Limits(processes=200))) == 6
 
 
+BOMB = """import os
+while True:
+    try:
+        os.fork()
+        os.setsid()
+    except OSError:
+        pass
+"""
+
+
+def test_a_fork_bomb_whose_processes_all_leave_the_group_is_ended(runner: ProcessRunner, place: Place) -> None:
+    with running(runner, place.order(python(BOMB), Limits(processes=100))) as run:
+        assert ended(run) == -signal.SIGKILL
+    assert len(process_tree.descendants(os.getpid())) <= 1  # the guard that is ready
+
+
+def test_no_program_gives_capabilities_back(runner: ProcessRunner, place: Place) -> None:
+    assert run_through(runner, place.order(script("grep CapBnd /proc/self/status"))) == 0
+    empty = place.written.split()[-1].strip(b"0") == b""
+    assert empty or os.geteuid() != 0  # only who could have them may drop them, and need
+
+
 # -- guard, claim, spare -----------------------------------------------------------------------------------------------
 
 
