@@ -38,6 +38,7 @@ COMMANDS = {
     ),
     "config": Entry("Check, show and import the configuration.", "mercure.cli.config"),
     "rules": Entry("Try rules on a DICOM file, or on tags given by hand.", "mercure.cli.rules"),
+    "modules": Entry("See, add and try processing modules, and fetch their images.", "mercure.cli.modules"),
     "queue": Entry("See, retry, cancel, hold and release jobs.", "mercure.cli.queue"),
     "echo": Entry("Ask a target whether it answers.", "mercure.cli.echo"),
     "send": Entry("Send DICOM files to a node with C-STORE.", "mercure.cli.send"),

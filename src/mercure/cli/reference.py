@@ -42,6 +42,9 @@ mercure queue retry --all-failed                        # the target is back
 mercure queue hold --stage outgoing                     # send nothing for now
 mercure queue list --json | jq '.jobs[] | select(.state == "deferred") | .job'
 mercure send ~/images --to pacs.hospital.org:104 --called PACS --associations 4
+mercure modules add segment --docker-tag example.org/segment:1.2 --gpus 1
+mercure modules add report --command /opt/report/bin/report -- --short
+mercure modules test segment --input ~/images --output ~/made --settings '{"threshold": 0.7}'
 mercure doctor                                          # what is wrong here?
 ```
 """

@@ -42,7 +42,8 @@ def test_every_command_and_option_is_on_the_page(words: str) -> None:
 def test_the_issue_s_commands_are_all_there() -> None:
     wanted = (
         "run, demo, config check, config show, config schema, config import, rules test, queue list, queue show, "
-        "queue retry, queue cancel, queue hold, queue release, echo, send, doctor"
+        "queue retry, queue cancel, queue hold, queue release, echo, send, doctor, modules list, modules add, "
+        "modules test, modules pull"
     )
     assert set(wanted.split(", ")) <= set(commands())
 
