@@ -1,0 +1,104 @@
+"""The Docker engine: one client, made when it is first needed, and errors that say whether waiting helps.
+
+Nothing here needs the engine, or the SDK, before the first call: a service starts without Docker.
+"""
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from mercure.core.errors import PermanentError, TransientError
+
+_MAXIMUM_EXPLANATION = 300
+_CONNECTIONS = 64
+
+
+class EngineAwayError(TransientError):
+    """The engine does not answer; what it was asked may have been done, or not."""
+
+
+class MissingError(PermanentError):
+    """There is no such container or image, or path in it."""
+
+
+class ConflictError(PermanentError):
+    """The engine cannot do this in the present state: the name is taken, or the container does not run."""
+
+
+class DockerEngine:
+    """Gives the client of the docker SDK. Safe to use from many threads."""
+
+    def __init__(self, host: str = "", *, timeout_seconds: float = 60.0) -> None:
+        """`host` is as in DOCKER_HOST; empty: that variable and its companions, or the local socket."""
+        self._host = host
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    @contextmanager
+    def asked(self, what: str) -> Iterator[Any]:
+        """Give the client, and turn its errors into ours, with `what` in their text: "pulling the image x".
+
+        Raises `EngineAwayError`, `MissingError`, `ConflictError`, `PermanentError` for other refusals, and
+        `TransientError` when the engine itself failed.
+        """
+        docker, requests = _libraries()
+        try:
+            yield self._connected(docker)
+        except docker.errors.APIError as error:
+            raise refusal(what, error.status_code or 500, str(error.explanation or "")) from None
+        except (
+            docker.errors.DockerException,
+            requests.exceptions.RequestException,
+            http.client.HTTPException,
+            OSError,
+        ) as error:
+            self.close()
+            raise EngineAwayError(f"{what}: the Docker engine does not answer ({type(error).__name__})") from None
+
+    def _connected(self, docker: Any) -> Any:
+        with self._lock:
+            if self._client is None:
+                where = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
+                self._client = docker.APIClient(
+                    **where, version="auto", timeout=self._timeout_seconds, max_pool_size=_CONNECTIONS
+                )
+            return self._client
+
+    def close(self) -> None:
+        """Drop the client: the engine that comes back may be another version. Streams that are open go on."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+def refusal(what: str, status: int, explanation: str) -> PermanentError | TransientError:
+    """Return the error that belongs to an answer of the engine, with its explanation shortened to one line."""
+    text = " ".join(explanation.split())
+    if len(text) > _MAXIMUM_EXPLANATION:
+        text = f"{text[:_MAXIMUM_EXPLANATION]}..."
+    message = f"{what}: {text}" if text else f"{what}: refused with status {status}"
+    if status >= 500:
+        return TransientError(message)
+    return {404: MissingError, 409: ConflictError}.get(status, PermanentError)(message)
+
+
+def remove_container(engine: DockerEngine, container: str) -> None:
+    """Remove a container, running or not, with the volumes that its image made for it; none is no error.
+
+    Raises `TransientError` when that is not possible now.
+    """
+    with suppress(MissingError, ConflictError), engine.asked("removing a container") as api:
+        api.remove_container(container, force=True, v=True)
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import docker  # noqa: PLC0415 - a service without Docker modules never loads it
+        import requests  # noqa: PLC0415
+    except ImportError:
+        raise PermanentError("the Python package 'docker' is not installed") from None
+    return docker, requests

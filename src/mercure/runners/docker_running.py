@@ -1,0 +1,218 @@
+"""A container that runs a module, followed by one thread: its output as it comes, and then its end."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mercure.core.errors import MercureError, PermanentError, TransientError
+from mercure.core.processing import RunOrder
+from mercure.runners.docker_engine import (
+    ConflictError,
+    DockerEngine,
+    EngineAwayError,
+    MissingError,
+    remove_container,
+)
+
+ENGINE_GRACE_SECONDS: Final = 30.0
+"""An engine that is upgraded comes back within this time; with live restore its containers go on meanwhile."""
+
+_FOLLOWER_SECONDS = 10.0
+_PAUSES_AT_END = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Between the end of the log and the end of the container, before the log is looked at again."""
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_SIGNALS_BY_CODE: Final = {128 + number: -number for number in signal.valid_signals() if number < 32}
+_ENDED_FROM_OUTSIDE: Final = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A container, what runs in it, and the signal that asks it to end."""
+
+    id: str
+    image_digest: str
+    stop_signal: str
+
+
+class DockerRunning:
+    """`Running` of `core.processing` for a container that was started."""
+
+    def __init__(
+        self,
+        engine: DockerEngine,
+        container: Followed,
+        output: Callable[[bytes], None],
+        *,
+        grace_seconds: float = ENGINE_GRACE_SECONDS,
+        owed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Begin to follow the container, from the first byte of its output.
+
+        `owed` is told the id of a container that could not be removed because the engine was away.
+        """
+        self._engine = engine
+        self._container = container
+        self._output = output
+        self._grace_seconds = grace_seconds
+        self._owed = owed
+        self._ended = threading.Event()
+        self._left = threading.Event()
+        self._lock = threading.Lock()
+        self._stream: Any = None
+        self._delivered = 0
+        self._code: int | None = None
+        self._failure: MercureError | None = None
+        self._away_since: float | None = None
+        self._was_away = False
+        self._asked_to_end = False
+        self._thread = threading.Thread(target=self._follow, name=f"docker-{container.id[:12]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def image_digest(self) -> str:
+        """The digest of the image as its registry has it, or its id."""
+        return self._container.image_digest
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait so long for the end; return the exit code, or None while it runs. See `Running.wait`.
+
+        Everything that the module wrote has been given to the order's `output` when a code is returned. An engine
+        that is away for a short time only is waited for.
+        """
+        self._ended.wait(seconds)
+        if self._failure is not None:
+            raise self._failure
+        if self._ended.is_set():
+            return self._code
+        away = self._away_since
+        if away is not None and time.monotonic() - away >= self._grace_seconds:
+            raise EngineAwayError("the Docker engine went away while the module ran")
+        return None
+
+    def stop(self) -> None:
+        """Ask the module to end, with the signal that it or its image names, SIGTERM otherwise. Returns at once."""
+        self._signal(self._container.stop_signal or "SIGTERM")
+
+    def kill(self) -> None:
+        """End all that runs in the container."""
+        self._signal("SIGKILL")
+
+    def leave(self) -> None:
+        """Stop following; the container goes on where `adopt` finds it."""
+        self._left.set()
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            # The SDK cannot close a stream that just ended by itself.
+            with suppress(Exception):
+                stream.close()
+        self._thread.join(_FOLLOWER_SECONDS)
+
+    def close(self) -> None:
+        """Remove the container, ended if it still runs. Raises `TransientError` when the engine is away."""
+        try:
+            if not self._ended.is_set():
+                self.kill()
+                self._thread.join(_FOLLOWER_SECONDS)
+            remove_container(self._engine, self._container.id)
+        except TransientError:
+            self._owed(self._container.id)
+            raise
+        finally:
+            self.leave()
+
+    def _signal(self, name: str) -> None:
+        self._asked_to_end = True
+        # A container that has ended, or is gone, needs no signal.
+        with suppress(ConflictError, MissingError), self._engine.asked("ending a module") as api:
+            api.kill(self._container.id, signal=name)
+
+    # -- on the thread -----------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._left.is_set():
+            try:
+                self._read_output()
+                state = self._state_at_end()
+                self._away_since = None
+                if state is not None:
+                    self._end(state)
+                    return
+                pause = _FIRST_PAUSE_SECONDS
+            except TransientError:
+                self._was_away = True
+                self._away_since = self._away_since or time.monotonic()
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except PermanentError:
+                self._fail("the container of the module was removed while it ran")
+                return
+            except Exception as error:  # noqa: BLE001 - the SDK raises what it likes when a connection breaks
+                if not self._left.is_set():
+                    self._fail(f"the module could not be followed any more ({type(error).__name__})")
+                return
+            self._left.wait(pause)
+
+    def _fail(self, why: str) -> None:
+        self._failure = TransientError(why)
+        self._ended.set()
+
+    def _read_output(self) -> None:
+        """Give what the module wrote to `output`, from where an earlier connection broke, until the log ends."""
+        with self._engine.asked("reading the output of a module") as api:
+            stream = api.logs(self._container.id, stdout=True, stderr=True, stream=True, follow=True)
+            self._away_since = None
+            with self._lock:
+                self._stream = stream
+            passed = 0
+            for chunk in stream:
+                if self._left.is_set():
+                    break
+                fresh = chunk[max(0, self._delivered - passed) :]
+                passed += len(chunk)
+                if fresh:
+                    self._output(fresh)
+                    self._delivered += len(fresh)
+
+    def _state_at_end(self) -> dict[str, Any] | None:
+        """Return the state of the container when it has ended; None: it still runs."""
+        for pause in _PAUSES_AT_END:
+            if self._left.wait(pause):
+                return None
+            with self._engine.asked("asking for the end of a module") as api:
+                state: dict[str, Any] = api.inspect_container(self._container.id)["State"]
+            if state.get("Status") in ("exited", "dead"):
+                return state
+        return None
+
+    def _end(self, state: dict[str, Any]) -> None:
+        code = exit_code(state)
+        if state.get("OOMKilled"):
+            self._output(b"\nmercure: the module, or a part of it, used more memory than it may and was ended\n")
+        elif self._was_away and not self._asked_to_end and code in _ENDED_FROM_OUTSIDE:
+            self._failure = TransientError("the module was ended from outside when the Docker engine went away")
+        self._code = code
+        self._ended.set()
+
+
+def exit_code(state: dict[str, Any]) -> int:
+    """Return the exit code in the state of a container; what a signal ended has its negative number."""
+    code = int(state.get("ExitCode") or 0)
+    return _SIGNALS_BY_CODE.get(code, code)
+
+
+def was_ended_from_outside(state: dict[str, Any]) -> bool:
+    """Whether a container that nobody followed was ended by a signal, as an engine does that is itself ended."""
+    return exit_code(state) in _ENDED_FROM_OUTSIDE and not state.get("OOMKilled")
+
+
+def followed(order: RunOrder, inspected: dict[str, Any], image_digest: str) -> Followed:
+    """Return a container from `docker inspect`, which also knows the signal that its image wants."""
+    config = inspected.get("Config") or {}
+    wanted = order.module.docker_arguments.get("stop_signal") or config.get("StopSignal") or ""
+    return Followed(str(inspected["Id"]), image_digest, str(wanted))
