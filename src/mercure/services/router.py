@@ -28,7 +28,7 @@ from mercure.core.task import Delivery, FailStage, Job, from_json, to_json
 from mercure.services.folder_bell import FolderBell
 from mercure.services.series_tags import representative_tags, series_info
 from mercure.services.service import Bell
-from mercure.spool import sealing
+from mercure.spool import hints, sealing
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.sealing import Contents, PlacedJob, Sealed
 
@@ -181,9 +181,9 @@ class Router:
 
     def _follow_hints(self) -> None:
         """An association that ended may have been the last one of its receptions."""
-        for reception, released_at in sealing.released_hints(self._layout).items():
-            sealing.forget_hint(self._layout, reception)
-            if sealing.is_released(self._layout, reception):
+        for reception, released_at in hints.released_hints(self._layout).items():
+            hints.forget_hint(self._layout, reception)
+            if hints.is_released(self._layout, reception):
                 self._released[reception] = released_at
                 self._schedule(reception)
 
@@ -193,7 +193,7 @@ class Router:
         if arrival is None:
             self._forget(reception)
             return False
-        if reception in self._released and not sealing.is_released(self._layout, reception):
+        if reception in self._released and not hints.is_released(self._layout, reception):
             del self._released[reception]  # another association came since
         due = self._due_at(reception, arrival, now.timestamp())
         if due > now.timestamp():

@@ -30,6 +30,7 @@ def fsync_file(path: str | os.PathLike[str]) -> None:
 
 
 _ORDERS_NAMES = frozenset({"ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs"})
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def orders_names(folder: Path) -> bool:
@@ -38,15 +39,25 @@ def orders_names(folder: Path) -> bool:
     True of those known to: they log names and files together, or (ext4 without a journal) write the folder of a new
     file along with it. POSIX does not promise it, so of any other kind the answer is no.
     """
+    kinds = _file_system_kinds(folder)
+    return bool(kinds) and kinds <= _ORDERS_NAMES
+
+
+def is_volatile(folder: Path) -> bool:
+    """Whether what is in a folder is gone after a restart of the machine, because it lies in memory."""
+    return bool(_file_system_kinds(folder) & _IN_MEMORY)
+
+
+def _file_system_kinds(folder: Path) -> frozenset[str]:
+    """Return the kind of file system of a folder: one, or none when it cannot be known."""
     device = os.stat(folder).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             mounts = [line.split() for line in file]
     except OSError:
-        return False
-    kinds = {fields[fields.index("-") + 1] for fields in mounts if fields[2] == wanted and "-" in fields}
-    return bool(kinds) and kinds <= _ORDERS_NAMES
+        return frozenset()
+    return frozenset(fields[fields.index("-") + 1] for fields in mounts if fields[2] == wanted and "-" in fields)
 
 
 def write_durably(path: Path, data: bytes, *, fsync: bool = True, fsync_name: bool = True) -> None:

@@ -29,7 +29,7 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import Job
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder, link_or_copy, move_folder, write_durably
+from mercure.spool.durable import fsync_folder, is_volatile, link_or_copy, move_folder, write_durably
 from mercure.spool.job_files import read_task, write_error_log, write_task
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.moves import finish_move
@@ -134,7 +134,12 @@ class Sealed:
 
         `resumed` says that an earlier router may have made some of them. Raises `OSError` when a disk does not take
         one; then nothing is lost, and the same call can be made again.
+
+        When a job begins in a stage that a restart of the machine empties, the sealed folder stays until the job has
+        come to another, and the same call then removes it.
         """
+        if any(self._is_volatile(placed.stage) for placed in jobs):
+            return self._create_and_keep(jobs, resumed=resumed)
         made = []
         for placed in jobs[:-1]:
             if not (resumed and self._exists(placed)):
@@ -148,6 +153,27 @@ class Sealed:
             shutil.rmtree(self.received, ignore_errors=True)
         self.remove()
         return made
+
+    def _create_and_keep(self, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
+        made = [placed for placed in jobs if not (resumed and self._exists(placed))]
+        for placed in made:
+            self._link_job(placed, resumed=resumed)
+        if all(self._is_safe(placed) for placed in jobs):
+            shutil.rmtree(self.received)
+            self.remove()
+        self.close()
+        return made
+
+    def _is_volatile(self, stage: Stage) -> bool:
+        try:
+            return self._is_elsewhere(stage) and is_volatile(self._layout.stage(stage))
+        except FileNotFoundError:
+            return False  # said by whoever needs the folder
+
+    def _is_safe(self, placed: PlacedJob) -> bool:
+        """Whether a job stands where a restart of the machine leaves it, or has ended."""
+        there = [one for one in Stage if (self._layout.stage(one) / placed.job.id).exists()]
+        return any(one.is_final or not self._is_volatile(one) for one in there)
 
     def remove(self) -> None:
         """Remove the sealed folder. Raises `OSError` when it still holds an instance: those are never removed here."""
@@ -355,34 +381,3 @@ def last_arrival(layout: Layout, reception: str) -> float | None:
         return os.stat(layout.incoming / reception).st_mtime
     except FileNotFoundError:
         return None
-
-
-def is_released(layout: Layout, reception: str) -> bool:
-    """Whether no open association has added to the reception (only with `hold_open` at the receiver)."""
-    try:
-        descriptor = os.open(layout.incoming / reception / names.OPEN_FILE, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
-
-
-def released_hints(layout: Layout) -> dict[str, float]:
-    """Return the receptions for which an association said its end, with the time (seconds since the epoch)."""
-    hints = {}
-    for entry in os.scandir(layout.released):
-        with contextlib.suppress(FileNotFoundError):
-            hints[entry.name] = entry.stat().st_mtime
-    return hints
-
-
-def forget_hint(layout: Layout, reception: str) -> None:
-    """Remove a hint that has been followed or has no reception any more."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(layout.released / reception)

@@ -12,9 +12,10 @@ import pytest
 from mercure.core.errors import SpoolError
 from mercure.spool import intake as intake_module
 from mercure.spool.drafts import Draft, Sync
+from mercure.spool.hints import is_released
 from mercure.spool.intake import Intake, Published, Session, free_bytes
 from mercure.spool.layout import Layout, Origin
-from mercure.spool.sealing import Sealed, is_released, seal
+from mercure.spool.sealing import Sealed, seal
 
 ORIGIN = Origin("SENDER", "MERCURE", "10.0.0.1")
 NOW = datetime(2024, 5, 17, tzinfo=UTC)

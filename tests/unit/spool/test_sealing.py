@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from tests.small_disk import small_disk
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, Job, SeriesInfo
+from mercure.spool import hints, sealing
 from mercure.spool import layout as names
-from mercure.spool import sealing
 from mercure.spool.job_files import read_task
 from mercure.spool.layout import Layout
 from mercure.spool.sealing import Contents, PlacedJob, Sealed
@@ -343,17 +344,17 @@ def test_hints_and_releases_of_associations(layout: Layout, series: BuiltSeries)
     first.send(series, slice(0, 1))
     second.send(series, slice(1, 2))
     name = only_reception(layout)
-    assert not sealing.is_released(layout, name)
-    assert sealing.released_hints(layout) == {}
+    assert not hints.is_released(layout, name)
+    assert hints.released_hints(layout) == {}
     first.release()
-    assert list(sealing.released_hints(layout)) == [name]
-    assert not sealing.is_released(layout, name)
+    assert list(hints.released_hints(layout)) == [name]
+    assert not hints.is_released(layout, name)
     second.release()
-    assert sealing.is_released(layout, name)
-    sealing.forget_hint(layout, name)
-    sealing.forget_hint(layout, name)
-    assert sealing.released_hints(layout) == {}
-    assert not sealing.is_released(layout, "1.2#none")
+    assert hints.is_released(layout, name)
+    hints.forget_hint(layout, name)
+    hints.forget_hint(layout, name)
+    assert hints.released_hints(layout) == {}
+    assert not hints.is_released(layout, "1.2#none")
     first.close()
     second.close()
 
@@ -402,3 +403,24 @@ def test_loose_files_of_existing_installations_are_no_receptions(layout: Layout)
         (layout.incoming / name).touch()
     (layout.incoming / "1.2#0123456789").mkdir()
     assert sealing.receptions(layout) == ["1.2#0123456789"]
+
+
+def test_while_a_job_stands_in_memory_only_the_sealed_originals_stay(layout: Layout, series: BuiltSeries) -> None:
+    with small_disk(layout.processing) as memory:
+        arrive(layout, series)
+        sealed = seal_only(layout)
+        jobs = [placed(sealed, 1, Stage.PROCESSING), placed(sealed, 2, Stage.OUTGOING)]
+        assert sealed.create_jobs(jobs, resumed=False) == jobs
+        assert len(os.listdir(received(layout, Stage.PROCESSING, jobs[0].job.id))) == 4
+        for path in memory.iterdir():  # the machine is restarted
+            shutil.rmtree(path)
+        (again,) = sealing.open_sealed(layout)
+        assert again.create_jobs(jobs, resumed=True) == jobs[:1]
+        assert read_task(layout.processing / jobs[0].job.id) == jobs[0].job
+        (again,) = sealing.open_sealed(layout)
+        assert again.create_jobs(jobs, resumed=True) == []
+        shutil.move(memory / jobs[0].job.id, layout.success / jobs[0].job.id)
+        (again,) = sealing.open_sealed(layout)
+        assert again.create_jobs(jobs, resumed=True) == []
+        assert list(sealing.open_sealed(layout)) == []
+        assert len(os.listdir(received(layout, Stage.OUTGOING, jobs[1].job.id))) == 4
