@@ -24,7 +24,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the program of a module is looked for, when its environment does not say otherwise."""
 
 _MAY_PASS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.ENOSPC, errno.EIO}
-_MODULES_AT_ONCE = 8
+_THREADS_OF_OTHERS = 512
 
 
 class ProcessRunner:
@@ -129,7 +129,7 @@ def _threads_of_user(processes: int | None) -> int | None:
 
     The guard counts what the module has; this is what the kernel holds in the moments between.
     """
-    return None if processes is None else threads_of_machine() + _MODULES_AT_ONCE * processes
+    return None if processes is None else threads_of_machine() + 2 * processes + _THREADS_OF_OTHERS
 
 
 def _check(module: ModuleSpec) -> None:

@@ -146,7 +146,7 @@ def clear_folder(folder: str) -> None:
     while left := process_tree.marked(f"TMPDIR={folder}"):
         if time.monotonic() > deadline:
             raise TransientError("what an earlier run of the module started cannot be ended")
-        process_tree.kill(left)
+        process_tree.send(signal.SIGKILL, left)
         time.sleep(0.01)
     with contextlib.suppress(FileNotFoundError):
         status = os.stat(folder, follow_symlinks=False)

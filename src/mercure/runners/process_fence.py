@@ -32,8 +32,8 @@ _SCOPES = 3
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "shm", "dri", "kfd")
 """Below /dev, with all that begins with `nvidia`: what a program may want to write to."""
 
-NICE = 5
-"""Modules give way to the services beside them, which receive."""
+NICE = 10
+"""Modules give way to the services beside them, which receive, and to their guards."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

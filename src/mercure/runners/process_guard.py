@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _CONTROL, _OUTPUT = 0, 1
 _TICK_MILLISECONDS = 20
 _COUNT_SECONDS = 5.0
+_STOP_PASSES = 100
 LENGTH_BYTES = 8
 
 
@@ -156,11 +157,22 @@ class Guard:
         _try(os.killpg, self._module, _signal.SIGKILL)
         pause = 1
         while not self._reap():
-            process_tree.kill(list(process_tree.descendants(os.getpid())))
+            self._kill_descendants()
             if self._reap():
                 return
             select.poll().poll(pause)
             pause = min(pause * 2, 50)
+
+    def _kill_descendants(self) -> None:
+        """Stop all before the first is killed: who dies makes room for those that fork, who is stopped does not."""
+        stopped: set[int] = set()
+        for _ in range(_STOP_PASSES):
+            found = set(process_tree.descendants(os.getpid()))
+            if found <= stopped:
+                break
+            process_tree.send(_signal.SIGSTOP, found - stopped)
+            stopped |= found
+        process_tree.send(_signal.SIGKILL, stopped)
 
     def _reap(self) -> bool:
         """Take leave of all that have ended; whether nothing is left, now that orphans become children of ours."""

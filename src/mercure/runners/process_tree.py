@@ -5,7 +5,10 @@ Read by the guard of a module as well as by the service; imports nothing that co
 
 import os
 
-_SIGKILL = 9
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _PARENT, _THREADS, _STARTED = 1, 17, 19
 """Places in /proc/PID/stat, counted from the field after the name: ppid, num_threads, starttime (proc(5))."""
 
@@ -52,11 +55,11 @@ def descendants(root: int) -> dict[int, int]:
     return found
 
 
-def kill(pids: "list[int]") -> None:
-    """Send SIGKILL to each that is still there."""
+def send(number: int, pids: "Iterable[int]") -> None:
+    """Send a signal to each that is still there."""
     for pid in pids:
         try:
-            os.kill(pid, _SIGKILL)
+            os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
 

@@ -1,6 +1,7 @@
 """What /proc says about processes, read without believing names in it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +34,10 @@ def test_children_of_children_are_found_with_their_threads(tmp_path: Path) -> No
         assert found[child.pid] >= 2
         assert found[grandchild] == 1
         assert process_tree.descendants(child.pid) == {grandchild: 1}
-        process_tree.kill([grandchild, child.pid])
+        process_tree.send(signal.SIGKILL, [grandchild, child.pid])
         child.wait()
         wait_until(lambda: process_tree.started(grandchild) == 0, "it is gone")
-        process_tree.kill([grandchild])
+        process_tree.send(signal.SIGKILL, [grandchild])
 
 
 def test_processes_are_found_by_a_mark_in_their_environment() -> None:
