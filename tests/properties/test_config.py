@@ -87,8 +87,22 @@ NESTED = _some(
     targets=st.dictionaries(NAMES, TARGETS, max_size=3),
     modules=st.dictionaries(
         NAMES,
-        _some(environment=st.dictionaries(NAMES, REFERENCES, max_size=2), settings=st.dictionaries(TEXTS, JSON)),
+        st.one_of(
+            _with({"docker_tag": st.just("a/b:1")}, docker_arguments=_some(shm_size=st.just("1g"))),
+            _with({"command": st.lists(TEXTS, max_size=2).map(lambda words: ["/bin/x", *words])}),
+        ).flatmap(
+            lambda module: _with(
+                {name: st.just(value) for name, value in module.items()},
+                environment=st.dictionaries(NAMES, REFERENCES, max_size=2), settings=st.dictionaries(TEXTS, JSON),
+                timeout=SECONDS, memory_limit=st.sampled_from(["6M", "1.5G", "0"]), cpu_limit=st.integers(1, 8),
+                gpus=st.integers(0, 3), max_parallel=st.integers(1, 9), writes_input=st.booleans(),
+            )
+        ),
         max_size=2,
+    ),
+    processor=_some(
+        gpus=st.integers(0, 9) | st.lists(st.integers(0, 9) | st.just("GPU-8f5b"), max_size=3), timeout=SECONDS,
+        allowed_volume_roots=st.lists(FOLDERS, max_size=2), pids_limit=st.none() | st.integers(1, 99),
     ),
 )  # fmt: skip
 FLAT = _some(
@@ -107,7 +121,15 @@ FLAT = _some(
         _some(rule=st.sampled_from(["True", "", "@Modality@ == 'MR'"]), target=NAMES, disabled=st.just("True")),
         min_size=1, max_size=3,
     ),
-    modules=st.dictionaries(NAMES, _some(environment=st.sampled_from(["", '{"A": "b"}']), comment=TEXTS), max_size=2),
+    modules=st.dictionaries(
+        NAMES,
+        _with(
+            {"docker_tag": st.just("a:1")},
+            environment=st.sampled_from(["", "False", '{"A": "b"}']), docker_arguments=st.sampled_from(["", "{}"]),
+            comment=TEXTS, timeout=SECONDS, network_enabled=st.booleans(),
+        ),
+        max_size=2,
+    ),
 )  # fmt: skip
 
 

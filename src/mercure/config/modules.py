@@ -1,13 +1,13 @@
 """From the configuration to the values that the processor works with: modules, and the steps of a rule."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config, ProcessingTarget, ProcessorSection
+from mercure.config.values import bytes_of
 from mercure.core.errors import ConfigError
 from mercure.core.module_policy import check_docker_arguments, check_volumes
 from mercure.core.processing import Limits, ModuleSpec
@@ -17,18 +17,11 @@ Json = Any
 
 _GIGABYTE: Final = 10**9
 _LONGEST_SECONDS: Final = 1e9
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PUBLIC: Final = (
     "docker_tag", "requires_root", "requires_persistence", "persistence_folder_name", "network_enabled", "contact",
     "comment", "constraints", "resources",
 )  # fmt: skip
 """Keys of a module that stand in the task.json of a job, where anybody may read them. Never one that holds a secret."""
-
-
-def bytes_of(size: str) -> int:
-    """Return the bytes of a memory size, in powers of 1024 as Docker counts them: 512M, 1.5G, 4GiB."""
-    number, unit = re.fullmatch(r"([\d.]+)\s*([A-Za-z]?).*", size.strip()).groups()  # type: ignore[union-attr]
-    return int(float(number) * _UNITS[unit.lower() if unit.lower() in _UNITS else ""])
 
 
 def module_spec(name: str, module: Module, processor: ProcessorSection) -> ModuleSpec:
@@ -75,6 +68,11 @@ def module_trouble(module: Module, processor: ProcessorSection) -> str:
 
 def forbidden_parts(module: Module, processor: ProcessorSection) -> Iterator[tuple[str, str]]:
     """Find arguments and volumes that no module may have: the key, and what is wrong. Symbolic links are followed."""
+    if module.command:
+        for key in ("docker_arguments", "additional_volumes"):
+            if getattr(module, key):
+                yield key, "is for images, and the module is a command"
+        return
     for fault in check_docker_arguments(module.docker_arguments):
         yield "docker_arguments", f"{fault.path} {fault.text}"
     roots = [str(root) for root in processor.allowed_volume_roots]

@@ -17,6 +17,7 @@ from mercure.config.values import (
     Label,
     MemorySize,
     Names,
+    RunMemory,
     Seconds,
     json_object,
     key,
@@ -141,7 +142,7 @@ class Module(Frozen):
     timeout: Seconds | None = key(None, f"Longest time of one run, seconds; 0: no limit; {_AS_PROCESSOR}.")
     pull: PullPolicy = key("always", "When the image is fetched: always (at most hourly), missing, never.")
     writes_input: bool = key(False, "The module changes its input: it gets a copy, not links to what came.")
-    memory_limit: MemorySize | None = key(None, f"Memory of one run, such as 4G; {_AS_PROCESSOR}.")
+    memory_limit: RunMemory | None = key(None, f"Memory of one run, such as 4G; {_AS_PROCESSOR}.")
     cpu_limit: Cores | None = key(None, f"CPU cores of one run; {_AS_PROCESSOR}.")
     pids_limit: Count | None = key(None, f"Processes and threads of one run; {_AS_PROCESSOR}.")
     shm_size: MemorySize | None = key(None, "Shared memory of one run, such as 1G; null: Docker's own default.")

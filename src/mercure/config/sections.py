@@ -22,6 +22,7 @@ from mercure.config.values import (
     MemorySize,
     Percentage,
     Port,
+    RunMemory,
     Seconds,
     TimeOfDay,
     Zone,
@@ -122,7 +123,7 @@ class ProcessorSection(Frozen):
 
     timeout: Seconds | None = key(None, "Longest time that one module may run, seconds; null or 0: no limit.")
     kill_grace_seconds: Seconds = key(10.0, "Wait between SIGTERM and SIGKILL, seconds.")
-    memory_limit: MemorySize | None = key(None, "Memory that one run of a module may use, such as 8G; null: no limit.")
+    memory_limit: RunMemory | None = key(None, "Memory that one run of a module may use, such as 8G; null: no limit.")
     cpu_limit: Cores | None = key(None, "CPU cores that one run of a module may use; null: no limit.")
     pids_limit: Count | None = key(1024, "Processes and threads of one run of a module; null: no limit.")
     output_limit_gb: Gigabytes = key(50.0, "Most that one run may write to its output, GB (10^9 bytes); 0: no limit.")

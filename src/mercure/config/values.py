@@ -19,7 +19,9 @@ _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}")  # PS3.5 6.2, VR AE: the default rep
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?")
 _HOUR = re.compile(r"(\d{1,2}):(\d{2})")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]{0,127}")
-_SIZE = re.compile(r"\d+(?:\.\d+)?\s*[KMGT]?i?B?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_LEAST_MEMORY = 6 << 20
 
 
 class Frozen(BaseModel):
@@ -128,8 +130,7 @@ def _ip_address(value: str) -> str:
 
 
 def _memory_size(value: str) -> str:
-    if not _SIZE.fullmatch(value.strip()):
-        raise ValueError("must be a size such as 512M or 4G")
+    bytes_of(value)
     return value.strip()
 
 
@@ -140,6 +141,20 @@ def _in_order(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError("must be text or a list of texts")
     return tuple(item for item in value if item.strip())
+
+
+def bytes_of(size: str) -> int:
+    """Return the bytes of a memory size, in powers of 1024 as Docker counts them: 512M, 1.5G, 4GiB."""
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ValueError("must be a size such as 512M or 4G")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _run_memory(value: str) -> str:
+    if 0 < bytes_of(value) < _LEAST_MEMORY:
+        raise ValueError("must be at least 6M, which no container can do without; 0: no limit")
+    return value
 
 
 def _several(value: Any) -> Any:
@@ -206,6 +221,7 @@ Network = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 MemorySize = Annotated[str, AfterValidator(_memory_size)]
+RunMemory = Annotated[MemorySize, AfterValidator(_run_memory)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | list[str])]
 Chain = Annotated[tuple[str, ...], BeforeValidator(_in_order, json_schema_input_type=str | list[str])]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_comma_separated, json_schema_input_type=str | list[str] | None)]

@@ -7,9 +7,11 @@ import pytest
 from tests.unit.config.samples import FLAT, GUIDE, archive, good, route, text_of
 
 from mercure.config.load import Loaded, parse
-from mercure.config.modules import bytes_of, chain_of, module_spec, public_part, steps_of
+from mercure.config.modules import chain_of, module_spec, public_part, steps_of
 from mercure.config.rules import Module
 from mercure.config.schema import ProcessorSection
+from mercure.config.store import ConfigStore
+from mercure.config.values import bytes_of
 from mercure.core.errors import ConfigError
 from mercure.core.processing import Limits, ModuleSpec
 from mercure.core.processing_steps import StepPlan
@@ -53,6 +55,9 @@ def test_an_image_runs_by_docker_and_a_command_as_a_process() -> None:
         ({"command": ["x"], "runner": "docker"}, "has a command, which the runner docker cannot run"),
         ({**IMAGE, "pull": "sometimes"}, "pull must be 'always', 'missing' or 'never'"),
         ({**IMAGE, "memory_limit": "much"}, "memory_limit must be a size such as 512M or 4G"),
+        ({**IMAGE, "memory_limit": "5M"}, "memory_limit must be at least 6M"),
+        ({"command": ["x"], "docker_arguments": {"shm_size": "1g"}}, "docker_arguments is for images, and the module"),
+        ({"command": ["x"], "additional_volumes": {"/a": {"bind": "/b"}}}, "additional_volumes is for images"),
         ({**IMAGE, "timeout": -1}, "timeout must"),
         ({**IMAGE, "gpus": True}, "gpus must be a number, not true or false"),
         ({**IMAGE, "max_parallel": 0}, "max_parallel must"),
@@ -105,6 +110,29 @@ def test_modules_of_existing_files_load_and_can_run() -> None:
     assert spec.docker_arguments == {"runtime": "nvidia", "shm_size": "1g"}
     assert spec.volumes == {"/opt/mercure/processor_volumes/host": {"bind": "/c", "mode": "ro"}}
     assert spec.persistence == "seg"
+
+
+def test_a_module_that_asks_for_more_than_is_allowed_cannot_be_saved(tmp_path: Path) -> None:
+    path = tmp_path / "mercure.json"
+    path.write_text(text_of(good(modules={"m": IMAGE})))
+    store = ConfigStore(path)
+    before = path.read_bytes()
+    for forbidden in (
+        {"docker_arguments": {"privileged": True}},
+        {"docker_arguments": '{"cap_add": ["SYS_ADMIN"]}'},
+        {"additional_volumes": {"/var/run/docker.sock": {"bind": "/x"}}},
+        {"additional_volumes": {"/opt/mercure/processor_volumes/../data": {"bind": "/x"}}},
+    ):
+        with pytest.raises(ConfigError, match=r"modules\.m\."):
+            store.save(good(modules={"m": {**IMAGE, **forbidden}}), store.current.revision)
+    assert path.read_bytes() == before
+
+
+def test_variables_among_the_arguments_of_docker_are_warned_of() -> None:
+    loaded = _loaded(good(modules={"m": {**IMAGE, "docker_arguments": {"environment": {"TOKEN": "Geheim"}}}}))
+    (problem,) = loaded.problems
+    assert (problem.path, problem.severity) == ("modules.m.docker_arguments", "warning")
+    assert "Geheim" not in str(problem)
 
 
 # -- where volumes may lie -------------------------------------------------------------------------------------------
