@@ -155,7 +155,7 @@ def test_a_configuration_that_cannot_be_used_is_said(site: Site) -> None:
 def test_an_unknown_service_is_said(site: Site) -> None:
     answer = site.process("run", "recever")
     assert answer.status == Exit.USAGE
-    assert "receiver, router, dispatcher" in answer.err
+    assert "receiver, router, processor, dispatcher" in answer.err
 
 
 def test_a_port_that_is_taken_is_said_with_who_has_it(site: Site) -> None:

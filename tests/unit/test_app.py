@@ -25,6 +25,7 @@ from mercure.core.task import Priority
 from mercure.dicom.worker_settings import PeerPort
 from mercure.journal.reader import JournalReader
 from mercure.services.dispatch_settings import DispatcherSettings
+from mercure.services.processing_settings import ProcessorSettings
 from mercure.services.receiver import ReceiverSettings
 from mercure.services.router import RouterSettings
 from mercure.spool.layout import Layout
@@ -258,11 +259,13 @@ def test_a_changed_configuration_is_taken_by_every_service(tmp_path: Path, monke
     changes.platform.poll_config()
     assert changes.told == {}
     changes.write(receiver={"port": 4242}, targets={"pacs": PACS}, mercure={"series_complete_trigger": 3})
-    receiver, router, dispatcher = (changes.told[name] for name in SERVICES)
+    receiver, router, processor, dispatcher = (changes.told[name] for name in SERVICES)
     assert isinstance(receiver, ReceiverSettings)
     assert receiver.port == 4242
     assert isinstance(router, RouterSettings)
     assert router.completion.trigger_seconds == 3.0
+    assert isinstance(processor, ProcessorSettings)
+    assert processor.targets == {"pacs"}
     assert isinstance(dispatcher, DispatcherSettings)
     assert dispatcher.targets.keys() == {"pacs"}
     assert events(tmp_path) == [EventKind.CONFIG_LOADED] * 2
@@ -326,7 +329,7 @@ def test_a_platform_runs_and_ends_in_order(tmp_path: Path) -> None:
     thread.join(30)
     assert not thread.is_alive()
     kinds = events(tmp_path)
-    assert kinds.count(EventKind.SERVICE_STARTED) == kinds.count(EventKind.SERVICE_STOPPED) == 3
+    assert kinds.count(EventKind.SERVICE_STARTED) == kinds.count(EventKind.SERVICE_STOPPED) == len(SERVICES)
 
 
 def test_signals_end_a_platform(tmp_path: Path) -> None:

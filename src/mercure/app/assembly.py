@@ -17,10 +17,13 @@ from mercure.core.scheduling import OffPeak
 from mercure.core.task import Priority
 from mercure.dicom.tls_client import TlsFiles
 from mercure.dicom.worker_settings import PeerPort, TLSFiles, WorkerSettings, layout_folders
+from mercure.runners.docker import DockerRunner
+from mercure.runners.process import ProcessRunner
 from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
 from mercure.services.processing_settings import ProcessorSettings, RuleProcessing
 from mercure.services.receiver import ReceiverSettings
 from mercure.services.router import RouterSettings
+from mercure.spool.identity import data_id
 from mercure.spool.layout import Layout
 from mercure.targets.dicom import DicomNode, DicomTarget
 from mercure.targets.dummy import DummyTarget
@@ -243,27 +246,22 @@ def dispatcher_settings(loaded: Loaded, targets: TargetSet) -> DispatcherSetting
 
 
 class Runners:
-    """What runs modules, made when first needed: there may be no Docker on this machine."""
+    """What runs modules. Those that a new configuration leaves as they are keep their connections."""
 
     def __init__(self) -> None:
         """Make none yet."""
-        self._made: dict[str, ModuleRunner] = {}
-        self._docker_host: str | None = None
+        self._process = ProcessRunner()
+        self._docker: tuple[object, DockerRunner] | None = None
 
     def of(self, config: Config, layout: Layout) -> dict[RunnerKind, ModuleRunner]:
-        """Return the runners by kind."""
-        from mercure.runners.docker import DockerRunner  # noqa: PLC0415
-        from mercure.runners.process import ProcessRunner  # noqa: PLC0415
-
+        """Return the runners by kind. No engine is asked before a module needs one. Raises `SpoolError`."""
         processor = config.processor
-        if self._docker_host != processor.docker_host:
-            self._made.pop("docker", None)
-            self._docker_host = processor.docker_host
-        runners: dict[RunnerKind, ModuleRunner] = {"process": self._made.setdefault("process", ProcessRunner())}
-        if "docker" not in self._made:
-            self._made["docker"] = DockerRunner(processor.docker_host, str(layout.processing))
-        runners["docker"] = self._made["docker"]
-        return runners
+        roots = tuple(str(root) for root in processor.allowed_volume_roots)
+        mark = (layout, processor.docker_host, roots)
+        if self._docker is None or self._docker[0] != mark:
+            made = DockerRunner(data_id(layout), host=processor.docker_host, allowed_volumes=roots)
+            self._docker = (mark, made)
+        return {"process": self._process, "docker": self._docker[1]}
 
 
 def processor_settings(loaded: Loaded, layout: Layout, runners: Runners) -> ProcessorSettings:

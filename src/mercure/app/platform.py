@@ -32,7 +32,7 @@ from mercure.services.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-SERVICES = ("receiver", "router", "dispatcher")
+SERVICES = ("receiver", "router", "processor", "dispatcher")
 
 _CONFIG_POLL_SECONDS = 1.0
 

@@ -1,1 +1,1 @@
-"""The services: receiver, router, dispatcher. Each is an object that runs alone or beside the others."""
+"""The services: receiver, router, processor, dispatcher. Each is an object that runs alone or beside the others."""

@@ -35,6 +35,7 @@ DRAFTS_FOLDER = ".new"
 SEALED_FOLDER = ".sealed"
 JOURNAL_FOLDER = "journal"
 CONTROL_FILE = "control"
+DATA_ID_FILE = "data.id"
 
 
 @dataclass(frozen=True, slots=True)
