@@ -114,7 +114,11 @@ class ProcessorSection(Frozen):
         "docker", "What runs images: docker; process: nothing, only commands are run here; nomad; empty: docker."
     )
     docker_host: str = key("", "Address of the Docker engine, such as unix:///run/docker.sock; empty: its default.")
-    runtime: str | None = key(None, "Docker runtime of every module, such as nvidia; null: Docker's own default.")
+    runtime: str | None = key(
+        None,
+        "Docker runtime of every module, such as nvidia; null: Docker's own default.",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$",
+    )
     support_root_modules: bool = key(False, "Allow modules that need to run as root.")
     allowed_volume_roots: tuple[Folder, ...] = key(
         (Path("/opt/mercure/processor_volumes"),),

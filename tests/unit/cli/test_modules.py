@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.builders import ct_series, dataset, encode, new_uid
-from tests.unit.cli.site import Site
+from tests.peers import DEADLINE_SECONDS, wait_until
+from tests.unit.cli.site import COMMAND, Site
 
 from mercure.cli.exits import Exit
 from mercure.config.load import load
@@ -390,6 +393,35 @@ def test_a_folder_that_stays_is_an_empty_one_in_a_trial(site: Site, images: Path
     for _ in range(2):
         assert "  []" in site("modules", "test", "keeps", "--input", images).out
     assert not (site.data / "persistence").exists()
+
+
+def test_an_interrupted_trial_ends_the_module_and_clears_up(site: Site, images: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    code = (
+        "import os, time\nos.chdir(os.environ['MERCURE_OUT_DIR'])\nopen('new', 'w').write(str(os.getpid()))\n"
+        "os.rename('new', 'pid')\ntime.sleep(600)"
+    )
+    with_modules(site, slow=python(code))
+    process = subprocess.Popen(
+        [*COMMAND, "modules", "test", "slow", "--input", str(images)],
+        env={**os.environ, **site.environment, "TMPDIR": str(work)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_until(lambda: list(work.glob("*/out/pid")), "the module runs")
+        (sign,) = work.glob("*/out/pid")
+        module = Path("/proc") / sign.read_text()
+        assert module.exists()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == Exit.INTERRUPTED
+    wait_until(lambda: not module.exists(), "the module has ended")
+    assert os.listdir(work) == []
 
 
 def test_several_series_are_told_apart(site: Site, tmp_path: Path) -> None:

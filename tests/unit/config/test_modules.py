@@ -217,6 +217,12 @@ def test_the_runtime_of_the_processor_is_that_of_every_image_but_of_those_with_t
     assert _spec({"command": ["x"]}, runtime="nvidia").docker_arguments == {}
 
 
+def test_a_runtime_that_no_engine_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"processor\.runtime"):
+        _loaded({"processor": {"runtime": "nvidia --privileged"}})
+    assert _spec(IMAGE, runtime="").docker_arguments == {}
+
+
 def test_a_persistent_folder_has_the_name_of_the_module_or_its_own() -> None:
     assert _spec(IMAGE).persistence == ""
     assert _spec({**IMAGE, "persistence_folder_name": "p"}).persistence == ""
