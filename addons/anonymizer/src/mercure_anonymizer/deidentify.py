@@ -4,6 +4,7 @@ Order of precedence: a command of the settings for the tag; what must go in any 
 malformed values, unknown and private attributes); the profile.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from mercure_anonymizer import graphics
-from mercure_anonymizer.actions import Option
+from mercure_anonymizer.actions import Option, find_row
 from mercure_anonymizer.assignments import Assignment, Macros
 from mercure_anonymizer.cleaning import Cleaner, is_public_code
 from mercure_anonymizer.errors import InstanceError
@@ -41,6 +42,7 @@ _CLASS_UIDS = ("SOPClass", "SOPClasses", "TransferSyntax", "CodingSchemeUID", "C
 _SOFT_VRS = TEXT_VRS | {"PN", "AE", "UR", "UN"}
 _CODE_PARTS = frozenset({0x00080100, 0x00080102, 0x00080103})
 """Value, scheme and its version: only public codes are left when text is cleaned."""
+_UTC_OFFSET = re.compile(r"[+-]\d{4}")
 _GROUP_LENGTH = 0
 _DEEPEST = 32
 
@@ -109,7 +111,12 @@ class Walker:
         return self._by_profile(dataset, element, path, strict=strict)
 
     def _is_known(self, tag: BaseTag) -> bool:
-        return tag.is_private or dictionary_has_tag(tag) or not self.settings.remove_unknown_tags
+        return (
+            tag.is_private
+            or dictionary_has_tag(tag)
+            or find_row(int(tag)) is not None
+            or not self.settings.remove_unknown_tags
+        )
 
     def _without_preset(self, dataset: Dataset, element: DataElement, path: tuple[int, ...]) -> Fate:
         """Keep what has no command, or remove it, but for what makes an instance an image of its kind."""
@@ -155,8 +162,8 @@ class Walker:
         return _set_texts(element, cleaned) if cleaned else None
 
     def _shift(self, element: DataElement) -> Fate | None:
-        if element.VR == "SH":
-            return "kept"  # the offset from UTC: whole days do not change it
+        if element.VR == "SH":  # the offset from UTC: whole days do not change it
+            return "kept" if all(_UTC_OFFSET.fullmatch(text) for text in texts(element)) else None
         if element.VR not in {"DA", "DT", "TM"}:
             return None
         moved = [shifted(element.VR, text, self.shift_days) for text in texts(element)]
@@ -223,7 +230,7 @@ def _read(dataset: Dataset, tag: BaseTag) -> DataElement | None:
     """Return the element, None when its value cannot be understood: then it may say anything."""
     try:
         element: DataElement = dataset[tag]
-        if element.VR == "UN" and not tag.is_private:
+        if element.VR == "UN" and not tag.is_private and find_row(int(tag)) is None:
             return None
         _ = element.value
     except Exception:  # noqa: BLE001  # pydicom raises what it likes, with values in it

@@ -80,7 +80,13 @@ def deidentify_file(path: str, target: str, settings: Settings, now: datetime) -
 def _deidentify_file(path: str, target: str, settings: Settings, now: datetime) -> Written:
     dataset = _read(path)
     tally = Tally(instances=1)
-    deidentify(dataset, settings, now, tally)
+    uid = str(dataset.get("SOPInstanceUID", ""))
+    try:
+        deidentify(dataset, settings, now, tally)
+    except AnonymizerError as error:
+        if UID(uid).is_valid:
+            raise type(error)(f"SOP instance {uid}: {error}") from None
+        raise
     with open(target, "xb") as file:
         dcmwrite(file, dataset, enforce_file_format=True)
     return Written(str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID), tally)

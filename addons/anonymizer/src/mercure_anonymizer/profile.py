@@ -1,9 +1,8 @@
 """What becomes of one attribute: the table, the options that were chosen, and the type in the IOD.
 
-For combined actions Table E.1-1 leaves the choice to conformance. The rule here: where the attribute is known to be of
-type 1 (or required by the module) in the SOP class (`data/required.json`), D; otherwise Z where the row allows it,
-otherwise X. Sequences are the exception: an empty sequence is not valid everywhere, so Z and D give way to X, but for
-the few that are of type 2.
+For combined actions Table E.1-1 leaves the choice to conformance. The rule here: where the attribute is known to need
+a value in the SOP class (`data/required.json`), D; otherwise Z where the row allows it, otherwise X. An empty sequence
+is not valid everywhere: sequences are removed, but for those that are known to be of type 2.
 """
 
 import json
@@ -13,12 +12,13 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
 from mercure_anonymizer.actions import Option, Row, find_row
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-_TYPE_2_SEQUENCES = frozenset({0x00400555, 0x00400513, 0x00400562, 0x00400610, 0x0040A088, 0x30100081})
-"""Sequences that stay when they are empty: Z is a valid state for them."""
+_NEVER_EMPTY = frozenset({0x0008002A})
+"""Of type 1, 1C or 3 everywhere: with a condition, and no value, an instance is not valid. Gone, it is."""
 
 _TEMPORAL = {Option.FULL_DATES: "K", Option.MODIFIED_DATES: "C"}
 
@@ -57,16 +57,16 @@ _UNLISTED_BY_VR: Mapping[str, Row] = {
 
 
 @cache
-def _required() -> Mapping[str, Sequence[str]]:
+def _required() -> Mapping[str, Mapping[str, Sequence[str]]]:
     text = files("mercure_anonymizer").joinpath("data/required.json").read_text(encoding="ascii")
-    loaded: dict[str, list[str]] = json.loads(text)
+    loaded: dict[str, dict[str, list[str]]] = json.loads(text)
     return loaded
 
 
-def is_required(row: Row, sop_class: str) -> bool:
-    """Tell whether the attribute is known to need a value in instances of this SOP class."""
-    kind = sop_class.removeprefix(_STORAGE)
-    return any(fnmatchcase(kind, pattern) for pattern in _required().get(row.tag, ()))
+def has_type(row: Row, kind: Literal["type 1", "type 2"], sop_class: str) -> bool:
+    """Tell whether the attribute is known to be of type 1 (has a value) or 2 (may be empty) in the SOP class."""
+    name = sop_class.removeprefix(_STORAGE)
+    return any(fnmatchcase(name, pattern) for pattern in _required()[kind].get(row.tag, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,10 @@ def _basic_step(row: Row, tag: int, vr: str, sop_class: str) -> Step:
         return Step.NEW_UID
     if "/" not in row.basic:
         return {"D": Step.DUMMY, "Z": Step.EMPTY, "X": Step.REMOVE, "U": Step.NEW_UID}[row.basic]
-    if "D" in row.basic and is_required(row, sop_class):
+    if "D" in row.basic and has_type(row, "type 1", sop_class):
         # A reference to another instance has no better dummy than the same one with new UIDs.
         return Step.NEW_UID if row.tag == "0008,1111" else Step.DUMMY
-    if "Z" in row.basic and (vr != "SQ" or tag in _TYPE_2_SEQUENCES):
+    if "X" not in row.basic:
         return Step.EMPTY
-    return Step.REMOVE
+    empty = "Z" in row.basic and tag not in _NEVER_EMPTY and (vr != "SQ" or has_type(row, "type 2", sop_class))
+    return Step.EMPTY if empty else Step.REMOVE
