@@ -1,6 +1,13 @@
 """`mercure modules` with modules that are images, on a real engine."""
 
+import hashlib
+import io
+import json
+import tarfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +25,61 @@ echo '{"made": "'"$(whoami 2>/dev/null)"'"}' > "$MERCURE_OUT_DIR/result.json"
 touch "$MERCURE_IN_DIR/new" 2>/dev/null && echo "the input can be changed"
 echo "done with $(ls "$MERCURE_IN_DIR" | wc -l) files"
 """
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@contextmanager
+def registry(content: bytes, architecture: str) -> Iterator[tuple[str, str]]:
+    """A registry on this machine with one image, of one file; gives the name of the image and its digest."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        entry = tarfile.TarInfo("file")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    history = {"rootfs": {"type": "layers", "diff_ids": [digest_of(layer.getvalue())]}}
+    config = json.dumps({"architecture": architecture, "os": "linux", "config": {}, **history}).encode()
+    kinds = ("config.v1+json", config), ("layer.v1.tar", layer.getvalue())
+    described, *layers = (
+        {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest_of(blob), "size": len(blob)}
+        for kind, blob in kinds
+    )
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": described, "layers": layers}).encode()
+    answers = {digest_of(blob): blob for _, blob in kinds} | {digest_of(manifest): manifest, "1": manifest}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            blob = answers.get(self.path.rpartition("/")[2], b"{}" if self.path == "/v2/" else None)
+            self.send_response(404 if blob is None else 200)
+            is_manifest = blob == manifest
+            self.send_header("Content-Type", kind if is_manifest else "application/octet-stream")
+            self.send_header("Content-Length", str(len(blob or b"")))
+            if blob is not None:
+                self.send_header("Docker-Content-Digest", digest_of(blob))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(blob or b"")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is that of the base
+            del format, args
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}/mercure-test-pulled:1", digest_of(manifest)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -77,3 +139,17 @@ def test_an_image_that_no_registry_gives_is_not_fetched(site: Site) -> None:
     assert answer.status == Exit.FAILED
     (one,) = answer.json
     assert one["reason"].startswith("pulling image mercure-test-nowhere:1")
+
+
+def test_an_image_is_fetched_from_its_registry_whatever_its_policy_says(site: Site, engine: Engine) -> None:
+    with registry(b"content", engine.client.version()["Arch"]) as (name, digest):
+        site.configuration["modules"] = {"far": {"docker_tag": name, "pull": "never"}, "here": {"command": ["x"]}}
+        site.write()
+        try:
+            answer = site.process("modules", "pull")
+            assert answer.status == Exit.OK, answer
+            assert answer.out == f"far: {name} {digest}\n"
+            (listed, _) = site.process("modules", "list", "--json").json
+            assert listed["digest"] == digest
+        finally:
+            engine.remove_image(name)
