@@ -1,10 +1,9 @@
 """The runners that the suite of the port runs over, each with a way to say a module as a script of the POSIX shell.
 
 Only what dash and busybox both know is used in scripts. Whether something of a module is alive is asked of the kernel:
-a script holds a lock (`flock`) on a file of its output folder, and so does all that it starts.
+a script has descriptor 9 open on a file of its output folder, and so has all that it starts (`HOLD`).
 """
 
-import fcntl
 import json
 import os
 import threading
@@ -14,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.docker_engine import shared_engine
 from tests.peers import wait_until
 
 from mercure.core.processing import Limits, ModuleRunner, ModuleSpec, Running, RunOrder
+from mercure.runners.docker import DockerRunner
 from mercure.runners.process import ProcessRunner
 
 SECONDS = 60.0
+HOLD = 'exec 9>"$MERCURE_OUT_DIR/held"; '
 INSTANCE = "1.2.3#1.2.3.1.dcm"
 
 
@@ -32,6 +34,8 @@ class Kind:
     base: ModuleSpec
     nothing_there: ModuleSpec
     """A module whose program or image does not exist."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What another process needs to use the same engine."""
 
     def script(self, text: str, *arguments: str, **changes: Any) -> ModuleSpec:
         """Return a module that runs a script."""
@@ -47,7 +51,19 @@ def process_kind() -> Kind:
     )
 
 
-KINDS: dict[str, Callable[[], Kind]] = {"process": process_kind}
+def docker_kind() -> Kind:
+    engine = shared_engine()
+    base = ModuleSpec("contract", "docker", image=engine.busybox(), pull="never")
+    return Kind(
+        "docker",
+        lambda: DockerRunner("contract", host=engine.host),
+        base,
+        replace(base, image="mercure-test-not-there:latest"),
+        {"DOCKER_HOST": engine.host},
+    )
+
+
+KINDS: dict[str, Callable[[], Kind]] = {"process": process_kind, "docker": docker_kind}
 
 
 @dataclass
@@ -91,19 +107,18 @@ class Place:
             self.written.extend,
         )
 
-    def held(self, name: str = "held") -> bool:
-        """Whether a process of the module, or of what it started, is alive."""
-        path = self.made / name
-        if not path.exists():
-            return False
-        descriptor = os.open(path, os.O_RDWR)
+    def holders(self) -> int:
+        """How many processes of the module, and of what it started, are alive: those that have `held` open."""
+        return len([pid for pid in os.listdir("/proc") if pid.isdigit() and self._has_open(pid)])
+
+    def held(self) -> bool:
+        return self.holders() > 0
+
+    def _has_open(self, pid: str) -> bool:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+            return os.path.samefile(f"/proc/{pid}/fd/9", self.made / "held")
+        except OSError:
+            return False
 
     def input(self) -> Mapping[str, bytes]:
         return {path.name: path.read_bytes() for path in self.taken.iterdir()}

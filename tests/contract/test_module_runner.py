@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.contract.runners import INSTANCE, KINDS, SECONDS, Kind, Place, ended, in_thread, run_through, running
+from tests.contract.runners import HOLD, INSTANCE, KINDS, SECONDS, Kind, Place, ended, in_thread, run_through, running
 from tests.peers import wait_until
 
 from mercure.core.errors import PermanentError
@@ -29,8 +29,6 @@ ODD = (
     "ä 漢字 🫀",
     "{{ template }} ${NOMAD}",
 )
-HOLD = 'exec 9>"$MERCURE_OUT_DIR/held"; flock 9; '
-"""The script, and all that it starts, hold the lock from here on."""
 STAY = "while :; do sleep 0.1; done"
 
 
@@ -341,7 +339,8 @@ def end_of(runner: ModuleRunner, place: Place, script: str, kind: Kind) -> None:
 def test_a_service_that_dies_leaves_one_run_or_none(kind: Kind, runner: ModuleRunner, place: Place) -> None:
     script = f'{HOLD} {CHILD} touch "$MERCURE_OUT_DIR/ready"; {STAY}'
     arguments = [sys.executable, "-m", "tests.contract.service_that_dies", kind.name, str(place.folder), script]
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as service:
+    environment = {**os.environ, **kind.environment}
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as service:
         try:
             assert service.stdout
             assert service.stdout.readline() == b"started\n"
@@ -365,12 +364,11 @@ def test_nothing_is_adopted_where_nothing_ran(kind: Kind, runner: ModuleRunner, 
 
 
 def test_there_are_never_two_runs_of_one_order(kind: Kind, runner: ModuleRunner, place: Place) -> None:
-    script = f'exec 9>"$MERCURE_OUT_DIR/held"; flock -n 9 || exit 99; echo ready; {STAY}'
-    order = place.order(kind.script(script))
-    with running(runner, order) as first:
-        wait_until(lambda: place.written == b"ready\n", "the first runs", seconds=SECONDS)
-        assert runner.adopt(order) is None or first.wait(0) is None
-    with running(runner, order) as run:
-        wait_until(lambda: place.written == b"ready\n" * 2, "the next runs", seconds=SECONDS)
-        assert run.wait(0) is None
+    order = place.order(kind.script(f"{HOLD} exec sleep 600"))
+    with running(runner, order):
+        wait_until(place.held, "the first runs", seconds=SECONDS)
+        with running(kind.make(), order) as second:
+            wait_until(place.held, "the second runs", seconds=SECONDS)
+            assert place.holders() == 1
+            assert second.wait(0) is None
     assert not place.held()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.runners import KINDS, SECONDS, Place, ended, run_through, running
+from tests.contract.runners import HOLD, KINDS, SECONDS, Place, ended, run_through, running
 from tests.peers import wait_until
 
 from mercure.core.errors import PermanentError
@@ -24,7 +24,6 @@ from mercure.runners.process_claim import path_of
 from mercure.runners.process_fence import NICE, landlock_version
 from mercure.runners.process_run import ProcessRun
 
-HOLD = 'exec 9>"$MERCURE_OUT_DIR/held"; flock 9; '
 STAY = "while :; do sleep 0.1; done"
 script = KINDS["process"]().script
 
