@@ -1,12 +1,12 @@
 """`mercure modules`: list, add, test and pull processing modules. Arguments only; the work is beside."""
 
 import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
 from mercure.cli import installation
+from mercure.cli import modules_options as opt
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.modules_engine import Engine
 from mercure.cli.modules_file import NewModule, save_module, settings_of, variables
@@ -23,8 +23,6 @@ from mercure.core.errors import ConfigError
 from mercure.core.processing_steps import StepPlan
 
 app = new_app("See and add processing modules, try them on a folder of images, and fetch their images.")
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the module.")]
 
 
 @app.command("list")
@@ -45,41 +43,25 @@ def list_(*, as_json: JSON = False) -> None:
 
 @app.command()
 def add(
-    name: Name,
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Arguments of the command, after --.")
-    ] = None,
+    name: opt.Name,
+    arguments: opt.Arguments = None,
     *,
-    docker_tag: Annotated[str | None, typer.Option(metavar="IMAGE", help="Image of the module.")] = None,
-    command: Annotated[
-        str | None, typer.Option(metavar="PROGRAM", help="Or a program of this machine; no shell reads it.")
-    ] = None,
-    settings: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Settings: a JSON object, or @FILE with one.")
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for it; may be given often.")
-    ] = None,
-    env_file: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="A variable that is read from a file when it runs: a secret."),
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest time of one run.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of one run, such as 4G.")] = None,
-    cpu_limit: Annotated[float | None, typer.Option(metavar="CORES", help="CPU cores of one run.")] = None,
-    gpus: Annotated[int, typer.Option(metavar="N", help="GPUs that one run has for itself.")] = 0,
-    max_parallel: Annotated[int | None, typer.Option(metavar="N", help="Jobs of it at the same time.")] = None,
-    pull: Annotated[
-        Literal["always", "missing", "never"] | None,
-        typer.Option(metavar="WHEN", help="When its image is fetched: always, missing or never."),
-    ] = None,
-    network: Annotated[bool, typer.Option("--network", help="It may use the network.")] = False,
-    writes_input: Annotated[
-        bool, typer.Option("--writes-input", help="It changes its input, and gets a copy.")
-    ] = False,
-    persistence: Annotated[bool, typer.Option("--persistence", help="It gets a folder that stays.")] = False,
-    comment: Annotated[str | None, typer.Option(metavar="TEXT", help="For people.")] = None,
-    replace_old: Annotated[bool, typer.Option("--replace", help="Put it in the place of one of this name.")] = False,
+    docker_tag: opt.Image = None,
+    command: opt.Program = None,
+    settings: opt.Settings = None,
+    env: opt.Variables = None,
+    env_file: opt.SecretFiles = None,
+    timeout: opt.Timeout = None,
+    memory_limit: opt.Memory = None,
+    cpu_limit: opt.Cores = None,
+    gpus: opt.Gpus = None,
+    max_parallel: opt.Parallel = None,
+    pull: opt.Pull = None,
+    network: opt.Network = False,
+    writes_input: opt.WritesInput = False,
+    persistence: opt.Persistence = False,
+    comment: opt.Comment = None,
+    replace: opt.Replace = False,
     as_json: JSON = False,
 ) -> None:
     """Add a module to the configuration. Services that run take it up at once.
@@ -106,7 +88,7 @@ def add(
         "comment": comment,
     }
     path = installation.configuration_file()
-    warning = save_module(path, NewModule(name, keys), replace=replace_old)
+    warning = save_module(path, NewModule(name, keys), replace=replace)
     if as_json:
         print_json({"module": name, "file": path, "warning": warning})
         return
@@ -117,22 +99,14 @@ def add(
 
 @app.command("test")
 def try_(
-    name: Name,
+    name: opt.Name,
     *,
-    input_folder: Annotated[
-        Path, typer.Option("--input", metavar="DIR", help="Folder with DICOM files, also below it.", exists=True)
-    ],
-    output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep here what it makes; a new or empty folder.")
-    ] = None,
-    settings: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Settings over those of the module: an object, or @FILE.")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Longest time; by default that of the module.")
-    ] = None,
-    called: Annotated[str, typer.Option(metavar="AE", help="AE title that the sender called, in task.json.")] = "",
-    calling: Annotated[str, typer.Option(metavar="AE", help="AE title of the sender, in task.json.")] = "",
+    input_folder: opt.Input,
+    output: opt.Output = None,
+    settings: opt.SettingsOver = None,
+    timeout: opt.TrialTimeout = None,
+    called: opt.Called = "",
+    calling: opt.Calling = "",
     as_json: JSON = False,
 ) -> None:
     """Run a module on a folder of images, outside the pipeline, and show what it made.
@@ -177,13 +151,7 @@ def try_(
 
 
 @app.command()
-def pull(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Modules; by default all that are images.")
-    ] = None,
-    *,
-    as_json: JSON = False,
-) -> None:
+def pull(names: opt.Names = None, *, as_json: JSON = False) -> None:
     """Fetch the images of modules, whatever their policy says, and show their digests.
 
     Exit status 1: one of them could not be fetched.

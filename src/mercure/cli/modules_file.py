@@ -8,6 +8,7 @@ from typing import Any
 from mercure.cli.exits import CommandError, Exit
 from mercure.config import json_text
 from mercure.config.load import form_of, parse, read_object
+from mercure.config.modules import module_trouble
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError
 
@@ -56,8 +57,6 @@ def save_module(path: Path, module: NewModule, *, replace: bool) -> str:
 
 def _warning(path: Path, name: str) -> str:
     """Say what keeps the module from running although the file is good."""
-    from mercure.config.modules import module_trouble  # noqa: PLC0415 - its names are those of this package, too
-
     config = parse(path.read_bytes()).config
     return module_trouble(config.modules[name], config.processor)
 

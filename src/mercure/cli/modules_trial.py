@@ -26,7 +26,6 @@ from mercure.spool.module_folders import copy_file, lay_out_input, remove_tree
 from mercure.spool.module_results import is_dicom, output_files
 
 _LOG_BYTES = 64 << 10
-_NEVER = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class Trial:
         tail = _Tail()
         order = replace(order, output=tail.take)
         limit = self.spec.output_limit_bytes
-        watch = Watch(self.step.timeout_seconds, limit, self.kill_grace_seconds, lambda: _NEVER)
+        watch = Watch(self.step.timeout_seconds, limit, self.kill_grace_seconds, _is_not_stopped)
         try:
             ended = follow_run(runner.start(order), order, watch)
         except JobError as error:
@@ -162,6 +161,10 @@ class _Tail:
     def content(self) -> bytes:
         with self._lock:
             return bytes(self._held)
+
+
+def _is_not_stopped() -> str:
+    return ""
 
 
 def _drop(data: bytes) -> None:
