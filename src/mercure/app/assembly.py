@@ -259,9 +259,15 @@ class Runners:
         roots = tuple(str(root) for root in processor.allowed_volume_roots)
         mark = (layout, processor.docker_host, roots)
         if self._docker is None or self._docker[0] != mark:
+            self.close()
             made = DockerRunner(data_id(layout), host=processor.docker_host, allowed_volumes=roots)
             self._docker = (mark, made)
         return {"process": self._process, "docker": self._docker[1]}
+
+    def close(self) -> None:
+        """Close connections to engines; runs that are followed go on."""
+        if self._docker is not None:
+            self._docker[1].close()
 
 
 def processor_settings(loaded: Loaded, layout: Layout, runners: Runners) -> ProcessorSettings:

@@ -113,6 +113,7 @@ class Platform:
         finally:
             self.supervisor.stop()
             self.events.close()
+            self._runners.close()
 
     def stop(self) -> None:
         """End `run` soon. Callable from a signal handler."""
