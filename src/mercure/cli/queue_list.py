@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mercure.cli.output import Column, is_terminal, print_table, say, span
+from mercure.core.errors import SpoolError
+from mercure.core.processing_steps import steps_from
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState, FailStage, Job
 from mercure.spool.controls import HOLDABLE
@@ -119,7 +121,8 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
         "created_at": job.created_at,
         "settled_at": job.settled_at,
         "age_seconds": round((now - job.created_at).total_seconds(), 3),
-        "next_attempt": next_attempt(job),
+        "modules": list(modules_of(job)),
+        "next_attempt": next_attempt(view),
         "fail_stage": job.fail_stage.value if job.fail_stage else None,
         "reason": reason(view),
         "targets": [
@@ -135,10 +138,20 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
     }
 
 
-def next_attempt(job: Job) -> datetime | None:
-    """Return when the next target is tried again, None when nothing is put off."""
-    times = [one.not_before for one in job.deliveries if one.state is DeliveryState.WAITING and one.not_before]
+def next_attempt(view: JobView) -> datetime | None:
+    """Return when the modules or the next target are tried again, None when nothing is put off."""
+    if view.job is None or view.stage is Stage.PROCESSING:
+        return view.job.processing.not_before if view.job else None
+    times = [one.not_before for one in view.job.deliveries if one.state is DeliveryState.WAITING and one.not_before]
     return min(times, default=None)
+
+
+def modules_of(job: Job) -> tuple[str, ...]:
+    """Return the modules that a job goes through, in order; none when it says so in no form that can be read."""
+    try:
+        return tuple(step.module for step in steps_from(job.process))
+    except SpoolError:
+        return ()
 
 
 def reason(view: JobView) -> str:
@@ -147,6 +160,8 @@ def reason(view: JobView) -> str:
         return view.problem
     if view.job.reason:
         return view.job.reason
+    if view.stage is Stage.PROCESSING:
+        return view.job.processing.detail
     return "; ".join(f"{one.target}: {one.detail}" for one in view.job.deliveries if one.detail)
 
 
@@ -195,7 +210,7 @@ def _print_wide(listing: Listing) -> None:
         if job is None:
             rows.append((view.id, view.stage.value, view.state, "", "", "", "", "", view.problem))
             continue
-        age, ahead = span(listing.now - job.created_at), _next(job, listing.now)
+        age, ahead = span(listing.now - job.created_at), _next(view, listing.now)
         named = (", ".join(job.triggered_rules), ", ".join(one.target for one in job.deliveries))
         rows.append((view.id, view.stage.value, view.state, *named, str(len(job.instances)), age, ahead, reason(view)))
     print_table(columns, rows)
@@ -224,7 +239,7 @@ def _what(view: JobView, now: datetime) -> str:
         targets = ", ".join(delivery.target for delivery in job.deliveries)
         parts.append(", ".join(job.triggered_rules) + (f" -> {targets}" if targets else ""))
     if view.state == "deferred":
-        parts.append(f"again {_next(job, now)}")
+        parts.append(f"again {_next(view, now)}")
     return " | ".join(filter(None, (*parts, reason(view))))
 
 
@@ -248,9 +263,9 @@ def _ago(time: datetime, now: datetime) -> str:
     return f"{span(now - time)} ago"
 
 
-def _next(job: Job, now: datetime) -> str:
+def _next(view: JobView, now: datetime) -> str:
     """Say when the next attempt is; one that is due waits for its turn, perhaps until the target answers others."""
-    time = next_attempt(job)
+    time = next_attempt(view)
     return "waiting" if time is not None and time <= now else _ahead(time, now)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.output import Column, clean, counted, print_table, say, size, span
-from mercure.cli.queue_list import STATES, job_json, reason
+from mercure.cli.queue_list import STATES, job_json, modules_of, reason
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
@@ -120,7 +120,7 @@ def _targets(view: JobView) -> Iterator[TargetState]:
     if view.job is None:
         return
     ledger = read_ledger(view.folder)
-    instances = set(view.job.instances)
+    instances = set(view.job.payload)
     for delivery in view.job.deliveries:
         results = [one for (target, name), one in ledger.items() if target == delivery.target and name in instances]
         outcomes = Counter(one.outcome.value for one in results)
@@ -225,6 +225,8 @@ def print_details(details: Details) -> None:
 def _print_job(job: Job) -> None:
     if job.triggered_rules:
         say(f"Rules     {clean(', '.join(job.triggered_rules))} ({job.action}, {job.priority.value})")
+    if modules := modules_of(job):
+        say(f"Modules   {clean(', then '.join(modules))}")
     if job.series.series_uid:
         say(f"Series    {clean(job.series.series_uid)}")
     if job.series.study_uid:

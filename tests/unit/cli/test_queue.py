@@ -14,7 +14,7 @@ from mercure.cli.exits import Exit
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.events import EventKind
 from mercure.core.stages import Stage
-from mercure.core.task import Delivery, DeliveryState, FailStage
+from mercure.core.task import Delivery, DeliveryState, FailStage, Processing
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import claim
 from mercure.spool.layout import Origin
@@ -195,6 +195,35 @@ def test_a_job_that_failed_at_routing_is_routed_again(site: Site) -> None:
     assert "routed again" in site("queue", "retry", JOB).out
     assert site.where(JOB) == []
     assert len(list(site.layout.sealed.iterdir())) == 1
+
+
+def test_a_job_in_the_hands_of_its_modules_says_which_and_what_it_waits_for(site: Site) -> None:
+    later = datetime.now(UTC) + timedelta(hours=2)
+    chain = [{"module_name": "segment"}, {"module_name": "report"}]
+    waits = Processing(attempts=2, not_before=later, detail="the engine does not answer")
+    site.job(Stage.PROCESSING, action="both", process=chain, processing=waits)
+    (listed,) = site("queue", "list", "--json").json["jobs"]
+    assert listed["modules"] == ["segment", "report"]
+    assert (listed["next_attempt"], listed["reason"]) == (later.isoformat(), "the engine does not answer")
+    assert "in 120 min" in site("queue", "list").out or "in 2 h" in site("queue", "list").out
+    answer = site("queue", "show", JOB)
+    assert "Modules   segment, then report" in answer.out
+    assert "Reason    the engine does not answer" in answer.out
+
+
+def test_a_job_whose_steps_cannot_be_read_is_shown_all_the_same(site: Site) -> None:
+    site.job(Stage.PROCESSING, process=[{"settings": {}}])
+    assert site("queue", "list", "--json").json["jobs"][0]["modules"] == []
+    assert site("queue", "show", JOB).status == Exit.OK
+
+
+def test_what_a_target_has_is_counted_in_results_once_there_are_any(site: Site) -> None:
+    made = tuple(f"{SERIES}#9.{number}.dcm" for number in range(3))
+    job = site.job(Stage.OUTGOING, process={"module_name": "segment"}, results=made)
+    site.record(Stage.OUTGOING, job, ("pacs", InstanceResult(made[0], Outcome.DELIVERED)))
+    (target,) = site("queue", "show", JOB, "--json").json["targets"]
+    assert target["confirmed"] == 1
+    assert "1 of 3" in site("queue", "show", JOB).out
 
 
 @pytest.mark.parametrize(("option", "when", "word"), [((), "today", "now"), (("--as-then",), "then", "then")])
