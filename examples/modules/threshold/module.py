@@ -16,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 KEPT = (
     *("SpecificCharacterSet", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
-    *("ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientOrientation"),
+    *("ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("Laterality", "InstanceNumber", "Modality"),
 )
 """What a mask has from its image: patient, study, and the place among the others."""
@@ -43,6 +43,7 @@ def mask_of(image: Dataset, threshold: float) -> FileDataset:
     for keyword in KEPT:
         if keyword in image:
             mask[keyword] = image[keyword]
+    mask.PatientOrientation = image.get("PatientOrientation", "")
     mask.SOPClassUID, mask.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     mask.SeriesInstanceUID = uid_from("threshold", threshold, image.SeriesInstanceUID)
     mask.SeriesNumber = int(image.get("SeriesNumber") or 0) + 1000
