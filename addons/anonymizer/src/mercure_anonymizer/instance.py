@@ -5,8 +5,6 @@ whom. The preamble is empty.
 """
 
 import logging
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from mercure_anonymizer.deidentify import Walker, assign
 from mercure_anonymizer.errors import AnonymizerError, InstanceError
 from mercure_anonymizer.markers import mark
 from mercure_anonymizer.pixels import clean_pixels
+from mercure_anonymizer.regular_files import open_regular
 from mercure_anonymizer.report import Tally
 from mercure_anonymizer.settings import Settings
 from mercure_anonymizer.values import texts
@@ -115,10 +114,7 @@ def deidentify(dataset: FileDataset, settings: Settings, now: datetime, tally: T
 
 
 def _read(path: str) -> FileDataset:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InstanceError("the instance is no regular file")
+    with open_regular(path) as file:
         return pydicom.dcmread(file)
 
 

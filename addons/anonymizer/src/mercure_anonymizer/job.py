@@ -12,6 +12,7 @@ from typing import Any
 from mercure_anonymizer import __version__
 from mercure_anonymizer.errors import AnonymizerError, InstanceError, SettingsError
 from mercure_anonymizer.instance import Written, deidentify_file, quiet_pydicom
+from mercure_anonymizer.regular_files import NotRegularError, open_regular
 from mercure_anonymizer.report import Tally, tag_name
 from mercure_anonymizer.settings import Settings, read_settings
 
@@ -47,10 +48,12 @@ def run_job(input_folder: str, output_folder: str, environment: Mapping[str, str
 
 def _read_task(path: str) -> Any:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(_LARGEST_TASK_BYTES + 1)
     except FileNotFoundError:
         return {}
+    except NotRegularError:
+        raise SettingsError("task.json is no regular file") from None
     try:
         if len(content) > _LARGEST_TASK_BYTES:
             raise SettingsError("task.json is too large")

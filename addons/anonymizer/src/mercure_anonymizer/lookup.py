@@ -1,12 +1,11 @@
 """The look-up table: a CSV file of patient id, pseudonym and, where wanted, the shift of dates in days."""
 
 import csv
-import os
 import re
-import stat
 from dataclasses import dataclass
 
 from mercure_anonymizer.errors import SettingsError
+from mercure_anonymizer.regular_files import open_regular
 
 _LARGEST_BYTES = 64 << 20
 _PSEUDONYM = re.compile(r"[A-Za-z0-9 ._+-]{1,64}")
@@ -56,13 +55,10 @@ def _entry(line: dict[str, str | None], number: int) -> tuple[str, Entry]:
 
 def _read(path: str) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open_regular(path) as file:
+            content = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
-        raise SettingsError(f"the look-up table cannot be opened ({type(error).__name__})") from None
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise SettingsError("the look-up table is no regular file")
-        content = file.read(_LARGEST_BYTES + 1)
+        raise SettingsError(f"the look-up table cannot be read ({type(error).__name__})") from None
     if len(content) > _LARGEST_BYTES:
         raise SettingsError("the look-up table is too large")
     try:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.pixels.utils import pack_bits, pixel_array
+from pydicom.pixels.utils import get_expected_length, pack_bits, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mercure_anonymizer import graphics
@@ -34,7 +34,16 @@ def clean_pixels(dataset: FileDataset, settings: Settings) -> bool:
     rectangles = _rectangles(rule, dataset) if rule else ()
     if rectangles or graphics.hides_in_pixels(dataset, settings):
         _rewrite(dataset, rectangles)
+    else:
+        _cut_off_what_follows(dataset)
     return rule is not None
+
+
+def _cut_off_what_follows(dataset: FileDataset) -> None:
+    """Remove bytes behind the last pixel, which no viewer shows."""
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        size = get_expected_length(dataset)
+        dataset.PixelData = dataset.PixelData[: size + size % 2]
 
 
 def _refuse_text(dataset: Dataset) -> None:
@@ -82,9 +91,7 @@ def _rows_outside(shown: NDArray[np.bool_]) -> list[Rectangle]:
 def _rewrite(dataset: FileDataset, rectangles: tuple[Rectangle, ...]) -> None:
     """Blacken rectangles in all frames and clear bits that no pixel uses; the result is not compressed."""
     try:
-        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
-        encapsulated = compressed and dataset.file_meta.TransferSyntaxUID.is_encapsulated
-        if encapsulated:
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             dataset.decompress(as_rgb=True, generate_instance_uid=False)
         _edit(dataset, rectangles)
     except InstanceError:

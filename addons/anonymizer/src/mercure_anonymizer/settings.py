@@ -5,6 +5,7 @@ ignored, as is case). Values of the project win over general ones. Plain values 
 """
 
 import os
+import re
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,9 @@ Preset = Literal["default", "none"]
 Linked = Literal["secret", "this job"]
 
 _LARGEST_SHIFT_DAYS = 36_500
+_TAG_KEY = re.compile(r"\([0-9A-F]{8}\)")
+"""How tags are written once they are read."""
+
 _FLAGS = {
     "remove_unknown_tags": True,
     "remove_safe_tags": False,
@@ -119,14 +123,13 @@ def _project_name(name: str) -> str:
 
 def _refuse_unknown(merged: Map[str, Any]) -> None:
     known = _OTHER | set(_FLAGS)
-    unknown = sorted(key for key in merged if key not in known and not key.startswith("("))
-    broken = sorted(key for key in merged if key.startswith("(") and len(key) != len("(00100010)"))
-    if unknown or broken:
-        raise SettingsError(f"unknown setting: {', '.join((unknown + broken)[:5])}")
+    unknown = sorted(key for key in merged if key not in known and not _TAG_KEY.fullmatch(key))
+    if unknown:
+        raise SettingsError(f"unknown setting: {', '.join(unknown[:5])}")
 
 
 def _assignments(merged: Map[str, Any]) -> dict[int, Assignment]:
-    tags = {int(key[1:-1], 16): value for key, value in merged.items() if key.startswith("(")}
+    tags = {int(key[1:-1], 16): value for key, value in merged.items() if _TAG_KEY.fullmatch(key)}
     return {tag: parse_assignment(tag, value) for tag, value in tags.items()}
 
 

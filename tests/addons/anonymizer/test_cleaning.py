@@ -1,0 +1,180 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from mercure_anonymizer.cleaning import Cleaner, harmless_words, identity_tokens
+from mercure_anonymizer.instance import deidentify, quiet_pydicom
+from mercure_anonymizer.report import Tally
+from mercure_anonymizer.settings import read_settings
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+from tests import builders
+from tests.addons.anonymizer.samples import SECRET, task
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("CT Abdomen w/o contrast, Sekret Paula", "CT Abdomen w/o contrast"),
+        ("t2_tse_sag 3mm", "t2 tse sag 3mm"),
+        ("Knee left 12/03/1970", "Knee left"),
+        ("Chest MRN 4711223", "Chest"),
+        ("phone 555 123 4567", ""),
+        ("scan 12 03 70", "scan"),
+        ("level 3", "level 3"),
+        ("head-neck", "head-neck"),
+        ("head-Sekret", ""),
+        ("Dr. Mueller: brain", "brain"),
+        ("dr@hospital.org", ""),
+        ("", ""),
+    ],
+)
+def test_only_harmless_words_are_left(text: str, left: str) -> None:
+    cleaned = Cleaner(frozenset({"dr"})).clean(text)
+    assert cleaned == left
+
+
+def test_harmless_words_are_not_left_when_a_person_is_called_so() -> None:
+    assert Cleaner(frozenset({"head", "chest"})).clean("Head of Mr Chest head-neck") == "of mr".replace(" mr", " Mr")
+
+
+def test_the_list_holds_words_only() -> None:
+    assert len(harmless_words()) > 600
+    assert all(word == word.lower() and len(word) < 24 for word in harmless_words())
+
+
+def test_names_on_all_levels_are_known() -> None:
+    made, item = Dataset(), Dataset()
+    item.PersonName = "Sekret^Paula^A"
+    item.OperatorsName = "Doe-Roe=Ωμέγα"
+    made.ReferencedImageSequence = Sequence([item])
+    made.PatientID = "MRN4711"
+    made.PatientBirthDate = "19700523"
+    assert identity_tokens(made) == {"sekret", "paula", "doe", "roe", "ωμέγα", "mrn4711", "19700523"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Table of SEKRET", "Table of"),
+        ("sekret^paula", "ANONYMIZED"),
+        ("Sekretary", "Sekretary"),
+        ("a_sekret_b", "a__b"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_a_name_is_taken_out_of_texts_that_no_table_names(text: str, left: str) -> None:
+    assert Cleaner(frozenset({"sekret", "paula"})).without_identity(text) == left
+
+
+def treated(made: FileDataset, *options: str) -> FileDataset:
+    made.file_meta.TransferSyntaxUID = UID(builders.EXPLICIT_LITTLE)
+    settings = read_settings(task({"secret": SECRET, "options": list(options)}), {})
+    with quiet_pydicom():
+        deidentify(made, settings, NOW, Tally())
+    return made
+
+
+def test_descriptors_are_cleaned_or_treated_by_the_basic_profile() -> None:
+    elements = {"SeriesDescription": "axial T1 for Dr Sekret", "StudyDescription": "Sekret", "ProtocolName": "Sekret"}
+    found = treated(builders.dataset("CT", **elements), "clean_descriptors")
+    assert found.SeriesDescription == "axial T1 for Dr".replace("for ", "")
+    assert "StudyDescription" not in found
+    assert "ProtocolName" not in found
+    assert "SeriesDescription" not in treated(builders.dataset("CT", **elements))
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    made = Dataset()
+    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = value, scheme, meaning
+    return made
+
+
+def test_codes_of_a_site_are_replaced_where_descriptors_are_cleaned() -> None:
+    codes = [code("24982008", "SCT", "Chest pain of Sekret"), code("SEKRET", "99SITE", "Sekret")]
+    made = builders.dataset("CT", AdmittingDiagnosesCodeSequence=Sequence(codes))
+    found = treated(made, "clean_descriptors").AdmittingDiagnosesCodeSequence
+    assert [one.CodeValue for one in found] == ["24982008", "ANON"]
+    assert "Sekret" not in str(found)
+
+
+def report() -> FileDataset:
+    made = builders.dataset("CT")
+    for tag in [tag for tag in made.keys() if tag.group in (0x0018, 0x0028, 0x7FE0)]:  # noqa: SIM118
+        del made[tag]
+    made.SOPClassUID, made.Modality = UID(COMPREHENSIVE_SR), "SR"
+    made.ContentSequence = Sequence(
+        [
+            content("TEXT", TextValue="Normal chest of Sekret Paula"),
+            content("PNAME", PersonName="Sekret^Paula"),
+            content("DATE", Date="20240301"),
+            content("UIDREF", UID=builders.new_uid()),
+            content("NUM", MeasuredValueSequence=Sequence([measured("17.5")])),
+            content("CODE", ConceptCodeSequence=Sequence([code("X", "99SITE", "Sekret")])),
+        ]
+    )
+    return made
+
+
+def content(kind: str, **elements: Any) -> Dataset:
+    made = Dataset()
+    made.RelationshipType, made.ValueType = "CONTAINS", kind
+    made.ConceptNameCodeSequence = Sequence([code("121071", "DCM", "Finding")])
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def measured(value: str) -> Dataset:
+    made = Dataset()
+    made.NumericValue = value
+    made.MeasurementUnitsCodeSequence = Sequence([code("mm", "UCUM", "mm")])
+    return made
+
+
+def test_the_content_of_a_report_is_a_dummy_in_the_basic_profile() -> None:
+    found = treated(report()).ContentSequence
+    assert [(item.ValueType, item.TextValue) for item in found] == [("TEXT", "ANONYMIZED")]
+
+
+def test_the_content_of_a_report_is_cleaned_with_the_option() -> None:
+    before = report()
+    uid = str(before.ContentSequence[3].UID)
+    found = treated(before, "clean_structured_content").ContentSequence
+    assert found[0].TextValue == "Normal chest of"
+    assert found[1].PersonName == "ANONYMIZED"
+    assert found[2].Date == "19000101"
+    assert found[3].UID.startswith("2.25.")
+    assert uid != found[3].UID
+    assert found[4].MeasuredValueSequence[0].NumericValue == 17.5
+    assert found[5].ConceptCodeSequence[0].CodeValue == "ANON"
+    assert "Sekret" not in str(found)
+
+
+def test_a_document_is_replaced_by_an_empty_page() -> None:
+    made = builders.dataset("CT", MIMETypeOfEncapsulatedDocument="application/pdf", EncapsulatedDocument=b"%PDF Sekret")
+    found = treated(made).EncapsulatedDocument
+    assert found.startswith(b"%PDF-")
+    assert b"Sekret" not in found
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"), [(0x00180050, b"DS"), (0x00200013, b"IS"), (0x00081155, b"UI"), (0x0008002A, b"DT")]
+)
+def test_text_that_hides_in_a_number_a_date_or_a_uid_is_removed(tag: int, vr: bytes, tmp_path: Path) -> None:
+    made = builders.dataset("CT")
+    made.add_new(tag, "LO", "Sekretxx")
+    content = builders.encode(made)
+    where = content.index(b"Sekretxx") - 4
+    path = tmp_path / "in.dcm"
+    path.write_bytes(content[:where] + vr + content[where + 2 :])
+    with quiet_pydicom():
+        read = pydicom.dcmread(path)
+    assert vr.decode() == read.get_item(tag).VR
+    assert tag not in treated(read, "retain_uids", "retain_longitudinal_full_dates")
