@@ -318,6 +318,9 @@ class Dispatcher:
         try:
             if active.running:
                 taken.save(job)
+                # The other targets go on with their attempts while this one is being served.
+                idle = tuple(delivery for delivery in job.deliveries if delivery.target not in active.running)
+                self._queue.add_missing(replace(job, deliveries=idle))
                 return
             del self._active[job.id]
             active.close()

@@ -62,7 +62,7 @@ class Claim:
             for name in loose:
                 os.rename(self.folder / name, self.received / name)
         try:
-            return tuple(sorted(entry.name for entry in os.scandir(self.received) if _is_instance(entry)))
+            return tuple(names.in_order(entry.name for entry in os.scandir(self.received) if _is_instance(entry)))
         except FileNotFoundError:
             return ()
 

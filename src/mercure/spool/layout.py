@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -126,6 +127,20 @@ def instance_name(series_uid: str, sop_instance_uid: str, copy: int = 1) -> str:
     """Return the file name of an instance; copies that differ from the first one carry their number."""
     suffix = f"#{copy}" if copy > 1 else ""
     return f"{series_uid}#{sop_instance_uid}{suffix}.dcm"
+
+
+def in_order(file_names: Iterable[str]) -> list[str]:
+    """Return names of instances sorted, each before those that came later under the same SOP Instance UID.
+
+    A target that keeps the last of them then keeps the newest.
+    """
+
+    def place(name: str) -> tuple[str, int]:
+        series, _, rest = name.removesuffix(".dcm").partition("#")
+        instance, _, copy = rest.partition("#")
+        return f"{series}#{instance}", int(copy) if copy.isdecimal() else 1
+
+    return sorted(file_names, key=place)
 
 
 def sop_instance_uid_of(file_name: str) -> str:

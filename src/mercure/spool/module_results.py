@@ -141,7 +141,7 @@ def store_results(
     remove_tree(results)
     os.rename(draft, results)
     fsync_folder(job_folder)
-    return tuple(sorted(instances))
+    return tuple(names.in_order(instances))
 
 
 def _instance_name(source: str, identify: Identify, draft: Path) -> str:

@@ -79,10 +79,10 @@ class Sealed:
         Raises `OSError` when it cannot be read just now.
         """
         try:
-            entries = sorted(os.listdir(self.received))
+            entries = os.listdir(self.received)
         except FileNotFoundError:
             return None
-        instances = tuple(name for name in entries if name.endswith(".dcm"))
+        instances = tuple(names.in_order(name for name in entries if name.endswith(".dcm")))
         kinds = sum(name.startswith(names.KIND_PREFIX) for name in entries)
         try:
             with open(self.received / names.RECEPTION_FILE, encoding="utf-8") as file:
@@ -135,10 +135,10 @@ class Sealed:
         `resumed` says that an earlier router may have made some of them. Raises `OSError` when a disk does not take
         one; then nothing is lost, and the same call can be made again.
 
-        When a job begins in a stage that a restart of the machine empties, the sealed folder stays until the job has
-        come to another, and the same call then removes it.
+        When a job begins in a `processing/` that a restart of the machine empties, the sealed folder stays until the
+        job has come to another stage, and the same call then removes it.
         """
-        if any(self._is_volatile(placed.stage) for placed in jobs):
+        if any(placed.stage is Stage.PROCESSING for placed in jobs) and self._is_in_memory():
             return self._create_and_keep(jobs, resumed=resumed)
         made = []
         for placed in jobs[:-1]:
@@ -164,16 +164,16 @@ class Sealed:
         self.close()
         return made
 
-    def _is_volatile(self, stage: Stage) -> bool:
+    def _is_in_memory(self) -> bool:
+        """Whether a restart of the machine empties `processing/`, which may lie on a tmpfs."""
         try:
-            return self._is_elsewhere(stage) and is_volatile(self._layout.stage(stage))
+            return self._is_elsewhere(Stage.PROCESSING) and is_volatile(self._layout.processing)
         except FileNotFoundError:
             return False  # said by whoever needs the folder
 
     def _is_safe(self, placed: PlacedJob) -> bool:
-        """Whether a job stands where a restart of the machine leaves it, or has ended."""
-        there = [one for one in Stage if (self._layout.stage(one) / placed.job.id).exists()]
-        return any(one.is_final or not self._is_volatile(one) for one in there)
+        """Whether a job stands where a restart of the machine leaves it."""
+        return any((self._layout.stage(one) / placed.job.id).exists() for one in Stage if one is not Stage.PROCESSING)
 
     def remove(self) -> None:
         """Remove the sealed folder. Raises `OSError` when it still holds an instance: those are never removed here."""

@@ -490,6 +490,21 @@ def test_a_retry_while_a_target_hangs_serves_the_others_and_tries_it_again_when_
         desk.stop()
 
 
+def test_a_target_that_hangs_delays_no_attempt_at_another_target_of_its_job(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    with hung() as peer:
+        desk = Desk(layout, {"hung": node(peer.port), "late": folder(tmp_path, "late", there=False)})
+        job = make_job(layout, series, "hung", "late")
+        desk.until(lambda: peer.conversations, "it is being sent")
+        desk.until(lambda: desk.read(Stage.OUTGOING, job).deliveries[1].attempts, "the other is deferred")
+        (tmp_path / "targets" / "late").mkdir(parents=True)
+        desk.clock.advance(3600.0)
+        desk.until(lambda: len(delivered(tmp_path, "late")) == 3, "the other target has everything")
+        assert len(peer.conversations) == 1
+        desk.stop()
+
+
 def test_a_job_that_is_being_stopped_cannot_be_retried_yet(layout: Layout, series: BuiltSeries) -> None:
     with hung() as peer:
         desk = Desk(layout, {"hung": node(peer.port)})

@@ -104,3 +104,8 @@ def test_a_job_id_is_a_safe_folder_name() -> None:
     for bad in ("", ".", "..", ".hidden", "a/b", "a\0b", "ä", "x" * 101, "a b"):
         with pytest.raises(SpoolError):
             names.check_job_id(bad)
+
+
+def test_an_instance_that_came_again_stands_after_the_one_before() -> None:
+    came = ["1.2#7#10.dcm", "1.2#7#2.dcm", "1.2#7.dcm", "1.2#70.dcm", "1.2#6.dcm"]
+    assert names.in_order(came) == ["1.2#6.dcm", "1.2#7.dcm", "1.2#7#2.dcm", "1.2#7#10.dcm", "1.2#70.dcm"]
