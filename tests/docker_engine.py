@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -128,8 +129,8 @@ class OwnEngine(Engine):
     def __init__(self, *extra_arguments: str) -> None:
         """Nothing runs before `start`."""
         self.folder = Path(tempfile.mkdtemp(prefix="mercure-engine-"))
-        socket = f"unix://{self.folder}/docker.sock"
-        super().__init__(socket, docker.DockerClient(base_url=socket, version="1.41"))
+        host = f"unix://{self.folder}/docker.sock"
+        super().__init__(host, docker.DockerClient(base_url=host, version="1.41"))
         self._extra = extra_arguments
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,7 +146,7 @@ class OwnEngine(Engine):
             self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         process = self._process
         wait_until(
-            lambda: process.poll() is not None or _answering(self.host) is not None,
+            lambda: process.poll() is not None or self._answers(),
             f"dockerd answers:\n{_tail(log)}",
             seconds=_START_SECONDS,
         )
@@ -156,6 +157,10 @@ class OwnEngine(Engine):
     def kill(self) -> None:
         """End the engine at once, as a crash does; what its containers do then depends on its arguments."""
         self._end(signal.SIGKILL)
+        # Where nobody reaps the dead, the next dockerd would take its predecessor's containerd for alive.
+        pid_file = self.folder / "exec-root" / "containerd" / "containerd.pid"
+        _kill(int(pid_file.read_text()))
+        pid_file.unlink()
 
     def stop(self) -> None:
         """End the engine in order."""
@@ -163,15 +168,23 @@ class OwnEngine(Engine):
 
     def remove(self) -> None:
         """End the engine and remove all that it had. Returns with nothing of it left."""
-        if _answering(self.host) is not None:
+        if self._answers():
             for container in self.client.api.containers(all=True):
                 with suppress(*_ANSWERS_NOT):
                     self.client.api.remove_container(container["Id"], force=True, v=True)
         self.stop()
+        for pid in _processes_of(str(self.folder)):
+            _kill(pid)
         self.client.close()
         for mount in reversed(_mounts_below(self.folder)):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        found = _answering(self.host)
+        if found is not None:
+            found.client.close()
+        return found is not None
 
     def _arguments(self) -> list[str]:
         places = ["data-root", "exec-root", "pidfile"]
@@ -196,6 +209,9 @@ class OwnEngine(Engine):
 
 
 def _answering(host: str) -> Engine | None:
+    path = host.removeprefix("unix://")
+    if path != host and not _listens(path):
+        return None  # The SDK would leave a socket open.
     try:
         client = docker.DockerClient(base_url=host, version="auto", timeout=DEADLINE_SECONDS)
     except _ANSWERS_NOT:
@@ -206,6 +222,29 @@ def _answering(host: str) -> Engine | None:
         client.close()
         return None
     return Engine(host, client)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _processes_of(folder: str) -> list[int]:
+    """What an engine with this folder left: the processes that name it, and their children, which come first."""
+    parents: dict[int, int] = {}
+    naming: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if f"{folder}/".encode() in (entry / "cmdline").read_bytes():
+                naming.add(int(entry.name))
+    naming.discard(os.getpid())
+    return [pid for pid, parent in parents.items() if parent in naming] + sorted(naming)
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -21,7 +21,14 @@ from mercure.runners.docker_container import (
     container_labels,
     container_name,
 )
-from mercure.runners.docker_engine import ConflictError, DockerEngine, MissingError, refusal, remove_container
+from mercure.runners.docker_engine import (
+    ConflictError,
+    DockerEngine,
+    MissingError,
+    close_stream,
+    refusal,
+    remove_container,
+)
 from mercure.runners.docker_images import Images, LocalImage
 from mercure.runners.docker_package import Packages
 from mercure.runners.docker_paths import HostPaths
@@ -84,13 +91,13 @@ class DockerRunner:
         config = container_config(order, self._place(order, user), image, package, labels)
         container = self._create(container_name(self._data_id, order), config)
         try:
-            self._begin(container, order.module.name)
+            attached = self._begin(container, order.module.name)
         except BaseException:
             with suppress(MercureError):
                 remove_container(self._engine, container)
             raise
         stop_signal = str(order.module.docker_arguments.get("stop_signal") or image.stop_signal)
-        return self._follow(order, Followed(container, image.digest, stop_signal))
+        return self._follow(order, Followed(container, image.digest, stop_signal), attached)
 
     def adopt(self, order: RunOrder) -> Running | None:
         """Return the container of this order that a service which died has left, running or ended.
@@ -165,11 +172,16 @@ class DockerRunner:
         with self._engine.asked("making a container") as api:
             return str(api.create_container_from_config(config, name)["Id"])
 
-    def _begin(self, container: str, module: str) -> None:
+    def _begin(self, container: str, module: str) -> Any:
+        """Start a container and return the stream of its output, which is opened before."""
         what = f"starting module {module}"
+        stream = None
         try:
             with self._engine.asked(what) as api:
+                stream = api.attach(container, stdout=True, stderr=True, stream=True)
                 api.start(container)
+                started, stream = stream, None
+                return started
         except MissingError as error:
             if container in str(error):
                 raise TransientError(f"{what}: the container was removed before it began") from None
@@ -178,10 +190,18 @@ class DockerRunner:
             if _NO_DRIVER in str(error):
                 raise refusal(what, 400, "the Docker engine has no driver for GPUs") from None
             raise
+        finally:
+            if stream is not None:
+                close_stream(stream)
 
-    def _follow(self, order: RunOrder, container: Followed) -> DockerRunning:
+    def _follow(self, order: RunOrder, container: Followed, attached: Any = None) -> DockerRunning:
         return DockerRunning(
-            self._engine, container, order.output, grace_seconds=self._grace_seconds, owed=self._remember
+            self._engine,
+            container,
+            order.output,
+            attached=attached,
+            grace_seconds=self._grace_seconds,
+            owed=self._remember,
         )
 
     # -- what is left ------------------------------------------------------------------------------------------------

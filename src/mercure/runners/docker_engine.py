@@ -4,6 +4,8 @@ Nothing here needs the engine, or the SDK, before the first call: a service star
 """
 
 import http.client
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +35,7 @@ class DockerEngine:
     def __init__(self, host: str = "", *, timeout_seconds: float = 60.0) -> None:
         """`host` is as in DOCKER_HOST; empty: that variable and its companions, or the local socket."""
         self._host = host
+        self._socket = _socket_path(host or os.environ.get("DOCKER_HOST", ""))
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._client: Any = None
@@ -46,6 +49,7 @@ class DockerEngine:
         """
         docker, requests = _libraries()
         try:
+            self._reach()
             yield self._connected(docker)
         except docker.errors.APIError as error:
             raise refusal(what, error.status_code or 500, str(error.explanation or "")) from None
@@ -57,6 +61,13 @@ class DockerEngine:
         ) as error:
             self.close()
             raise EngineAwayError(f"{what}: the Docker engine does not answer ({type(error).__name__})") from None
+
+    def _reach(self) -> None:
+        """Raise `OSError` when nothing listens: the SDK would leave a socket open each time that it cannot connect."""
+        if self._socket:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(self._timeout_seconds)
+                probe.connect(self._socket)
 
     def _connected(self, docker: Any) -> Any:
         with self._lock:
@@ -86,6 +97,21 @@ def refusal(what: str, status: int, explanation: str) -> PermanentError | Transi
     return {404: MissingError, 409: ConflictError}.get(status, PermanentError)(message)
 
 
+def break_stream(stream: Any) -> None:
+    """End a stream of the SDK for who reads it on another thread, and there must call `close_stream`."""
+    with suppress(Exception):  # The SDK cannot do this to a stream that ended by itself just now.
+        stream.close()
+
+
+def close_stream(stream: Any) -> None:
+    """Close a stream of the SDK that nobody reads any more. The SDK itself leaves its connection to the collector."""
+    break_stream(stream)
+    response = getattr(stream, "_response", None)
+    if response is not None:
+        with suppress(Exception):
+            response.close()
+
+
 def remove_container(engine: DockerEngine, container: str) -> None:
     """Remove a container, running or not, with the volumes that its image made for it; none is no error.
 
@@ -93,6 +119,13 @@ def remove_container(engine: DockerEngine, container: str) -> None:
     """
     with suppress(MissingError, ConflictError), engine.asked("removing a container") as api:
         api.remove_container(container, force=True, v=True)
+
+
+def _socket_path(host: str) -> str:
+    """Return the local socket of an engine, or "" when it is reached by network."""
+    if not host:
+        return "/var/run/docker.sock"
+    return host.partition("://")[2] if host.startswith(("unix://", "http+unix://")) else ""
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -15,6 +15,8 @@ from mercure.runners.docker_engine import (
     DockerEngine,
     EngineAwayError,
     MissingError,
+    break_stream,
+    close_stream,
     remove_container,
 )
 
@@ -48,12 +50,14 @@ class DockerRunning:
         container: Followed,
         output: Callable[[bytes], None],
         *,
+        attached: Any = None,
         grace_seconds: float = ENGINE_GRACE_SECONDS,
         owed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Begin to follow the container, from the first byte of its output.
 
-        `owed` is told the id of a container that could not be removed because the engine was away.
+        `attached` is the stream of its output, opened before the start; without one the engine's log is read. `owed`
+        is told the id of a container that could not be removed because the engine was away.
         """
         self._engine = engine
         self._container = container
@@ -63,7 +67,8 @@ class DockerRunning:
         self._ended = threading.Event()
         self._left = threading.Event()
         self._lock = threading.Lock()
-        self._stream: Any = None
+        self._stream: Any = attached
+        self._attached = attached is not None
         self._delivered = 0
         self._code: int | None = None
         self._failure: MercureError | None = None
@@ -106,11 +111,8 @@ class DockerRunning:
         """Stop following; the container goes on where `adopt` finds it."""
         self._left.set()
         with self._lock:
-            stream = self._stream
-        if stream is not None:
-            # The SDK cannot close a stream that just ended by itself.
-            with suppress(Exception):
-                stream.close()
+            if self._stream is not None:
+                break_stream(self._stream)
         self._thread.join(_FOLLOWER_SECONDS)
 
     def close(self) -> None:
@@ -138,10 +140,13 @@ class DockerRunning:
         pause = _FIRST_PAUSE_SECONDS
         while not self._left.is_set():
             try:
+                of_log = not self._attached
                 self._read_output()
                 state = self._state_at_end()
                 self._away_since = None
                 if state is not None:
+                    if of_log:
+                        self._read_log(follow=False)
                     self._end(state)
                     return
                 pause = _FIRST_PAUSE_SECONDS
@@ -163,21 +168,40 @@ class DockerRunning:
         self._ended.set()
 
     def _read_output(self) -> None:
-        """Give what the module wrote to `output`, from where an earlier connection broke, until the log ends."""
+        """Give what the module wrote to `output`, from where an earlier connection broke, until the stream ends.
+
+        Bytes come from the stream that was open before the start. When that breaks, or another service opened it,
+        the log that the engine keeps is read, which is bounded and may lag behind the end of the container.
+        """
+        if self._attached:
+            self._attached = False
+            self._pass_on(0)
+        else:
+            self._read_log(follow=True)
+
+    def _read_log(self, *, follow: bool) -> None:
         with self._engine.asked("reading the output of a module") as api:
-            stream = api.logs(self._container.id, stdout=True, stderr=True, stream=True, follow=True)
+            stream = api.logs(self._container.id, stdout=True, stderr=True, stream=True, follow=follow)
             self._away_since = None
             with self._lock:
                 self._stream = stream
-            passed = 0
-            for chunk in stream:
+            self._pass_on(self._delivered)
+
+    def _pass_on(self, known: int) -> None:
+        """Read the stream to its end, without the first bytes, which are known."""
+        try:
+            for chunk in self._stream:
                 if self._left.is_set():
                     break
-                fresh = chunk[max(0, self._delivered - passed) :]
-                passed += len(chunk)
+                fresh = chunk[known:]
+                known -= len(chunk) - len(fresh)
                 if fresh:
                     self._output(fresh)
                     self._delivered += len(fresh)
+        finally:
+            with self._lock:
+                stream, self._stream = self._stream, None
+            close_stream(stream)
 
     def _state_at_end(self) -> dict[str, Any] | None:
         """Return the state of the container when it has ended; None: it still runs."""
