@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import end_to_end, latency, receive, scale, send_series
+from bench import end_to_end, latency, modules, receive, scale, send_series
 from bench.results import Report, markdown, write
 from bench.size import Size
 from bench.workplace import alone
@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[Size], Report]] = {
     "latency": latency.measure,
     "scale": scale.measure,
     "end_to_end": end_to_end.measure,
+    "modules": modules.measure,
 }
 
 
