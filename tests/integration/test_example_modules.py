@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -16,7 +18,11 @@ from tests import builders
 from tests.contract.runners import run_through
 from tests.docker_engine import Engine, shared_engine
 from tests.peers import program
+from tests.unit.cli.site import Site
 
+from mercure.config.load import parse
+from mercure.config.modules import module_spec
+from mercure.config.rules import Module
 from mercure.core.module_result import NOTIFICATION_KEY, DynamicRouting, notification_in, route_result
 from mercure.core.processing import Limits, ModuleRunner, ModuleSpec, RunOrder
 from mercure.core.processing_steps import StepPlan, step_section
@@ -28,6 +34,7 @@ from mercure.spool.module_folders import lay_out_input, write_task_of_step
 from mercure.spool.module_results import store_results
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "modules"
+GUIDE = (Path(__file__).parents[2] / "docs" / "modules.md").read_text(encoding="utf-8")
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 Modules = Callable[[str], tuple[ModuleRunner, ModuleSpec]]
 
@@ -243,3 +250,71 @@ def test_instances_without_pixels_are_left_alone(tmp_path: Path) -> None:
         folder = laid_out(tmp_path / name, series, name, {})
         assert 0 in run(as_processes, name, folder).values()
         assert made_in(folder) == []
+
+
+# -- docs/modules.md ---------------------------------------------------------------------------------------------------
+
+
+def block(language: str, number: int = 0) -> str:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    texts: list[str] = [text for kind, text in found if kind == language]
+    return texts[number]
+
+
+@pytest.fixture
+def program_of_guide(tmp_path: Path) -> Path:
+    path = tmp_path / "relabel.py"
+    path.write_text(block("python"), encoding="utf-8")
+    return path
+
+
+def test_the_module_of_the_guide_runs(series: builders.BuiltSeries, tmp_path: Path, program_of_guide: Path) -> None:
+    def module(name: str) -> tuple[ModuleRunner, ModuleSpec]:
+        return ProcessRunner(), ModuleSpec(name, "process", command=(sys.executable, str(program_of_guide)))
+
+    folder = laid_out(tmp_path / "job", series, "relabel", {"description": "own"})
+    assert run(module, "relabel", folder) == {"images": 3}
+    made = [pydicom.dcmread(path) for path in made_in(folder)]
+    assert {image.SeriesDescription for image in made} == {"own"}
+    assert len({image.SOPInstanceUID for image in made}) == 3
+    assert len({image.SeriesInstanceUID for image in made} - {series.series_instance_uid}) == 1
+    assert len(store_results(folder, folder / "out", identify)) == 3
+
+
+def test_the_commands_of_the_guide_add_and_test_its_module(
+    series: builders.BuiltSeries, tmp_path: Path, program_of_guide: Path
+) -> None:
+    site = Site(tmp_path / "site")
+    places = {
+        "/usr/bin/python3": sys.executable,
+        "/opt/modules/relabel.py": str(program_of_guide),
+        "~/images": str(series.files[0].parent),
+        "~/made": str(tmp_path / "made"),
+    }
+    for command in re.findall(r"^mercure (.*)$", block(""), re.MULTILINE):
+        answer = site.process(*(places.get(word, word) for word in shlex.split(command)))
+        assert answer.status == 0, answer
+    made = sorted((tmp_path / "made").rglob("*.dcm"))
+    assert {pydicom.dcmread(path).SeriesDescription for path in made} == {"my first"}
+    assert len(made) == 3
+
+
+def test_the_dockerfile_of_the_guide_is_that_of_the_examples() -> None:
+    for name in NAMES:
+        assert (EXAMPLES / name / "Dockerfile").read_text(encoding="utf-8") == block("dockerfile")
+
+
+def test_the_limits_of_the_guide_are_keys_of_the_configuration() -> None:
+    section = GUIDE.partition("## Limits")[2].partition("## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert len(named) >= 9
+    assert [name for name in named if name not in Module.model_fields] == []
+    assert {name for name in Module.model_fields if name.endswith("limit") or "limit_" in name} <= set(named)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_configurations_of_the_guide_can_be_used_as_they_stand(number: int) -> None:
+    loaded = parse(block("json", number), environment={})
+    assert loaded.problems == ()
+    specs = [module_spec(name, module, loaded.config.processor) for name, module in loaded.config.modules.items()]
+    assert {spec.runner for spec in specs} == [{"docker"}, {"process"}][number]
