@@ -58,8 +58,8 @@ class Site:
         draft.write_text(json.dumps(content))
         draft.rename(self.path)
 
-    def send(self, *files: Path) -> peers.Finished:
-        return peers.storescu(self.port, *files, extra_args=["-aet", "SCANNER", "-aec", "MERCURE"])
+    def send(self, *files: Path, calling: str = "SCANNER") -> peers.Finished:
+        return peers.storescu(self.port, *files, extra_args=["-aet", calling, "-aec", "MERCURE"])
 
     def send_series(self, *series: BuiltSeries) -> None:
         for each in series:

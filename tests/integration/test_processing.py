@@ -17,6 +17,7 @@ from tests.builders import BuiltSeries, small_series
 from tests.docker_engine import shared_engine
 from tests.peers import wait_until
 from tests.site_of_platform import Site, site
+from tests.small_disk import small_disk
 
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
@@ -118,6 +119,65 @@ def test_no_secret_of_a_module_stands_in_the_job_or_the_journal(
         written = [path for path in place.data.rglob("*") if path.is_file() and path.suffix != ".dcm"]
         assert all(b"s3cret-value" not in path.read_bytes() for path in written)
     assert "s3cret-value" not in caplog.text
+
+
+@pytest.mark.parametrize("made", [shell, image])
+@pytest.mark.parametrize("odd", ["$(touch hole)", "`touch hole`", "'; touch hole", "{{ 7 * 7 }}", "${jndi:x}", "%(x)s"])
+def test_what_tags_titles_and_settings_say_is_never_interpreted(tmp_path: Path, made: Any, odd: str) -> None:
+    series = small_series(tmp_path / "series", 1, SeriesDescription=odd)
+    module = made('cp "$MERCURE_IN_DIR/task.json" "$MERCURE_OUT_DIR/copied-task.json"')
+    rule = {"name": odd, "action": "process", "processing_module": "look", "processing_settings": {"text": odd}}
+    with site(tmp_path, rule, modules={"look": module}, processor=processor()) as place:
+        assert place.send(*series.files, calling=odd[:16]).returncode == 0
+        (job,) = place.wait_for(Stage.SUCCESS)
+        kept = place.layout.success / job.id
+        seen = json.loads((kept / "results" / "attachments" / "copied-task.json").read_text())
+    assert seen["process"]["settings"] == {"text": odd}
+    assert seen["info"]["sender_aet"] == odd[:16].strip()
+    assert seen["info"]["applied_rule"] == odd
+    assert not list(tmp_path.rglob("hole"))
+
+
+def test_an_engine_that_is_away_is_waited_for(tmp_path: Path, series: BuiltSeries) -> None:
+    rule = {"name": "ai", "action": "both", "processing_module": "copy"}
+    away = {"docker_host": f"unix://{tmp_path}/nobody.sock"}
+    module = image(COPY)
+    with site(tmp_path, rule, modules={"copy": module}, processor=away) as place:
+        place.send_series(series)
+        (waiting,) = place.wait_for(Stage.PROCESSING)
+        path = place.layout.processing / waiting.id
+        wait_until(lambda: read_task(path).processing.attempts, "it was tried")
+        assert read_task(path).processing.not_before is not None
+        place.configure(rule, modules={"copy": module}, processor=processor())
+        place.platform.poll_config()  # type: ignore[union-attr]
+        place.retry(waiting)
+        place.wait_for(Stage.SUCCESS)
+        assert len(place.delivered()) == 3
+
+
+def test_processing_may_lie_in_memory(tmp_path: Path, series: BuiltSeries) -> None:
+    rule = {"name": "ai", "action": "both", "processing_module": "copy"}
+    with (
+        small_disk(tmp_path / "data" / "processing"),
+        site(tmp_path, rule, modules={"copy": shell(COPY)}) as place,
+    ):
+        place.send_series(series)
+        place.wait_for(Stage.SUCCESS)
+        assert len(place.delivered()) == 3
+        wait_until(lambda: place.loose() == [], "the sealed originals are removed")
+
+
+def test_a_module_that_fills_the_disk_fails_alone(tmp_path: Path, series: BuiltSeries) -> None:
+    rule = {"name": "r", "action": "process", "processing_module": "fills"}
+    fills = shell('trap "" XFSZ; while :; do cat "$MERCURE_IN_DIR"/*.dcm >> "$MERCURE_OUT_DIR/big" || exit 1; done')
+    with (
+        small_disk(tmp_path / "data" / "processing", 4 << 20),
+        site(tmp_path, rule, modules={"fills": fills}) as place,
+    ):
+        place.send_series(series)
+        (failed,) = place.wait_for(Stage.ERROR)
+        assert failed.fail_stage is FailStage.PROCESSING
+        assert place.census().jobs[Stage.ERROR][failed.id] == sorted(series.sop_instance_uids)
 
 
 # -- a processor that is killed ----------------------------------------------------------------------------------------
