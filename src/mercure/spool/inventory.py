@@ -11,10 +11,10 @@ from mercure.spool.layout import Layout
 
 
 def find_instances(layout: Layout, sop_instance_uids: Iterable[str]) -> dict[str, str]:
-    """Return a path of each of the instances that is gathering, sealed, or in a job of any stage.
+    """Return a path of each of the instances that is gathering, sealed, or in a job of any stage but `discard`.
 
-    One pass over the folders, in the order in which instances move, so that one that moves meanwhile is met. A path
-    may be outdated when it is used. Raises `OSError` when a folder of the layout cannot be read.
+    What is discarded waits to be deleted: nobody may rely on it. One pass over the folders, in the order in which
+    instances move, so that one that moves meanwhile is met. A path may be outdated when it is used. Raises `OSError` when a folder of the layout cannot be read.
     """
     missing = set(sop_instance_uids) - {""}
     found: dict[str, str] = {}
@@ -54,5 +54,6 @@ def _folders(layout: Layout) -> Iterator[str]:
         if not name.startswith("."):
             yield f"{layout.incoming}/{name}"
     for parent in _parents(layout):
-        for name in os.listdir(parent):
-            yield f"{parent}/{name}/{names.RECEIVED}"
+        if parent != layout.discard:
+            for name in os.listdir(parent):
+                yield f"{parent}/{name}/{names.RECEIVED}"
