@@ -1,6 +1,7 @@
 """Names in the data folder. Nothing that came over the network becomes a path without passing here."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from urllib.parse import quote, unquote
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.tags import is_valid_uid
+
+log = logging.getLogger(__name__)
 
 RECEPTION_FILE = "reception.json"
 TASK_FILE = "task.json"
@@ -103,12 +106,29 @@ class Layout:
         return {name: getattr(self, name) for name in names}
 
     def create(self) -> None:
-        """Make what is missing. Raises `SpoolError` naming the folder that cannot be made."""
-        for path in (*self.folders().values(), self.drafts, self.sealed, self.released, self.journal):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise SpoolError(f"cannot make the folder {path}: {error.strerror}") from error
+        """Make what is missing, and say what: it may belong to a disk that is not mounted.
+
+        Raises `SpoolError` naming the folder that cannot be made.
+        """
+        made: list[str] = []
+        try:
+            for path in (*self.folders().values(), self.drafts, self.sealed, self.released, self.journal):
+                made += _make(path)
+        finally:
+            if made:
+                log.warning(
+                    "made, because they were not there: %s; if a disk belongs there, it is not mounted", ", ".join(made)
+                )
+
+
+def _make(path: Path) -> list[str]:
+    """Make a folder and those above it; return which were missing, the outermost first. Raises `SpoolError`."""
+    try:
+        missing = [str(one) for one in (*reversed(path.parents), path) if not one.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpoolError(f"cannot make the folder {path}: {error.strerror}") from error
+    return missing
 
 
 def reception_name(study_uid: str, series_uid: str, origin: Origin) -> str:

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,43 @@ def test_create_makes_every_folder_and_may_be_repeated(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "deep" / "data").iterdir()} == set(layout.folders())
     for folder in (layout.drafts, layout.sealed, layout.released, layout.journal):
         assert folder.is_dir()
+
+
+def test_folders_that_were_made_are_named_once_the_data_folder_itself_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = Layout.under(tmp_path / "mount" / "data")
+    layout.create()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    named = record.getMessage().partition(": ")[2].partition(";")[0].split(", ")
+    assert named[:2] == [str(tmp_path / "mount"), str(tmp_path / "mount" / "data")]
+    expected = {*layout.folders().values(), layout.drafts, layout.sealed, layout.released, layout.journal}
+    assert set(named[2:]) == {str(path) for path in expected}
+    caplog.clear()
+    layout.create()
+    assert caplog.records == [], "nothing was missing"
+
+
+def test_the_empty_folder_below_a_disk_that_is_not_mounted_is_seen_by_what_is_missing_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = Layout.under(tmp_path)
+    layout.create()
+    caplog.clear()
+    for path in (layout.drafts, layout.sealed, layout.released):
+        path.rmdir()
+    layout.create()
+    assert f"not there: {layout.drafts}, {layout.sealed}, {layout.released};" in caplog.text
+
+
+def test_folders_that_were_made_before_one_cannot_be_are_named_as_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "studies").write_text("a file in the way")
+    with pytest.raises(SpoolError, match="studies"):
+        Layout.under(tmp_path).create()
+    assert f"not there: {tmp_path / 'incoming'};" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
