@@ -14,7 +14,8 @@ def find_instances(layout: Layout, sop_instance_uids: Iterable[str]) -> dict[str
     """Return a path of each of the instances that is gathering, sealed, or in a job of any stage but `discard`.
 
     What is discarded waits to be deleted: nobody may rely on it. One pass over the folders, in the order in which
-    instances move, so that one that moves meanwhile is met. A path may be outdated when it is used. Raises `OSError` when a folder of the layout cannot be read.
+    instances move, so that one that moves meanwhile is met. A path may be outdated when it is used. Raises `OSError`
+    when a folder of the layout cannot be read.
     """
     missing = set(sop_instance_uids) - {""}
     found: dict[str, str] = {}
