@@ -16,9 +16,9 @@ from typing import Any
 from mercure.core.errors import PermanentError, TransientError
 from mercure.core.processing import ModuleSpec, Running, RunOrder, module_variables
 from mercure.runners.process_claim import PRIVATE_PREFIX, Claim
-from mercure.runners.process_guard import threads_of_machine
 from mercure.runners.process_link import SpareGuard
 from mercure.runners.process_run import ProcessRun, clear_private
+from mercure.runners.process_tree import threads_of_machine
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the program of a module is looked for, when its environment does not say otherwise."""

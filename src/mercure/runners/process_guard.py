@@ -129,7 +129,7 @@ class Guard:
         limit = self._order["processes"]
         if limit is None:
             return False
-        now, total = time.monotonic(), threads_of_machine()
+        now, total = time.monotonic(), process_tree.threads_of_machine()
         if now < self._count_at and total - self._others <= limit:
             return False
         mine = sum(process_tree.descendants(os.getpid()).values())
@@ -207,15 +207,6 @@ def _try(call: "Callable[..., object]", *arguments: object) -> None:
         call(*arguments)
     except OSError:
         return
-
-
-def threads_of_machine() -> int:
-    """Return how many threads the kernel has: cheap to ask for, whatever their number (proc(5), loadavg)."""
-    descriptor = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(descriptor, 256).split()[3].split(b"/")[1])
-    finally:
-        os.close(descriptor)
 
 
 def _receive() -> "dict[str, Any]":

@@ -235,9 +235,10 @@ while True:
 
 
 def test_a_fork_bomb_whose_processes_all_leave_the_group_is_ended(runner: ProcessRunner, place: Place) -> None:
-    with running(runner, place.order(python(BOMB), Limits(processes=100))) as run:
-        assert ended(run) == -signal.SIGKILL
-    assert len(process_tree.descendants(os.getpid())) <= 1  # the guard that is ready
+    module = script(f'{HOLD} exec "$1" -I -S -c "$2"', sys.executable, BOMB)
+    assert run_through(runner, place.order(module, Limits(processes=100))) == -signal.SIGKILL
+    assert (place.made / "held").exists()
+    assert not place.held()
 
 
 def test_no_program_gives_capabilities_back(runner: ProcessRunner, place: Place) -> None:
@@ -366,16 +367,32 @@ def test_a_guard_that_was_ready_and_died_is_replaced(runner: ProcessRunner, plac
     assert run_through(runner, place.order(script("exit 8"))) == 8
 
 
-def test_runs_leave_neither_descriptors_nor_processes(runner: ProcessRunner, place: Place) -> None:
-    def usage() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), len(process_tree.descendants(os.getpid()))
+def guards() -> int:
+    """How many guards this process has; a container engine that other tests started is none of them."""
+    found = (Path(f"/proc/{pid}/cmdline") for pid in process_tree.descendants(os.getpid()))
+    return len([path for path in found if path.exists() and b"process_guard" in path.read_bytes()])
 
+
+def test_runs_leave_neither_descriptors_nor_processes(runner: ProcessRunner, place: Place) -> None:
     run_through(runner, place.order(script("exit 0")))
-    before = usage()
+    before = len(os.listdir("/proc/self/fd")), guards()
     for _ in range(5):
-        run_through(runner, place.order(script("setsid sleep 600 & exit 0")))
+        run_through(runner, place.order(script(f"{HOLD} setsid sleep 600 & exit 0")))
+        assert not place.held()
         with pytest.raises(PermanentError):
             runner.start(place.order(ModuleSpec("m", "process", command=("/nowhere/x",))))
         runner.adopt(place.order(script("exit 0")))
     runner._spare.prepare()
-    assert usage() == before
+    assert (len(os.listdir("/proc/self/fd")), guards()) == before
+
+
+def test_a_service_that_dies_leaves_nothing_even_before_the_next_one_starts(place: Place) -> None:
+    text = f'{HOLD} echo "$TMPDIR" >"$MERCURE_OUT_DIR/new"; mv "$MERCURE_OUT_DIR/new" "$MERCURE_OUT_DIR/folder"; {STAY}'
+    arguments = [sys.executable, "-m", "tests.contract.service_that_dies", "process", str(place.folder), text]
+    with subprocess.Popen(arguments, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE) as service:
+        wait_until((place.made / "folder").exists, "the module runs", seconds=SECONDS)
+        folder = Path((place.made / "folder").read_text().strip())
+        assert folder.is_dir()
+        service.kill()
+    wait_until(lambda: not place.held(), "the module is gone", seconds=SECONDS)
+    wait_until(lambda: not folder.exists(), "its private folder is gone", seconds=SECONDS)
