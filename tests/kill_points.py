@@ -24,10 +24,14 @@ from tests.arrivals import rule, settings
 from tests.fake_clock import FakeClock, Recorded
 
 from mercure.core.errors import SpoolError
+from mercure.core.processing import ModuleSpec
 from mercure.core.retry import RetryPolicy
 from mercure.core.stages import Stage
+from mercure.runners.process import ProcessRunner
 from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
 from mercure.services.dispatcher import Dispatcher
+from mercure.services.processing_settings import ProcessorSettings
+from mercure.services.processor import Processor
 from mercure.services.router import Router, RouterSettings
 from mercure.spool import controls
 from mercure.spool.jobs import job_ids
@@ -108,11 +112,25 @@ def cancel(layout: Layout) -> None:
         controls.cancel(layout, job_id, FakeClock().now())
 
 
+def process(layout: Layout) -> None:
+    """Let a new processor run what waits in `processing/` through a module that copies."""
+    copies = ModuleSpec("copy", "process", command=("/bin/sh", "-c", 'cp "$MERCURE_IN_DIR"/*.dcm "$MERCURE_OUT_DIR"'))
+    clock = FakeClock()
+    values = ProcessorSettings({"copy": copies}, runners={"process": ProcessRunner()})
+    processor = Processor(layout, values, clock, Recorded())
+    ended = threading.Event()
+    while any(True for _ in job_ids(layout, Stage.PROCESSING)) or not processor.is_idle:
+        processor.step()
+        clock.advance(3.0)
+        ended.wait(0.001)
+
+
 WORK: dict[str, Callable[[Layout], None]] = {
     "route": route,
     "retry": retry_and_route,
     "dispatch": dispatch,
     "cancel": cancel,
+    "process": process,
 }
 
 

@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.arrivals import arrive, census, targets_of
+from tests.arrivals import arrive, census, make_job, targets_of
 from tests.builders import BuiltSeries, small_series
-from tests.kill_points import Order, cancel, dispatch, kill_everywhere, retry_and_route, route
+from tests.kill_points import Order, cancel, dispatch, kill_everywhere, process, retry_and_route, route
 from tests.small_disk import small_disk
 
+from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
+from mercure.spool.job_files import read_task
 from mercure.spool.layout import Layout
 
 
@@ -100,3 +102,24 @@ def test_a_dispatcher_killed_at_any_step_delivers_everything(tmp_path: Path, els
                 folder = layout.incoming.parent / f"target-{name}"
                 assert len(list(folder.glob("*/*.dcm"))) == 2, f"killed at change {number}"
                 assert len(list(folder.glob("*/.complete"))) == 1
+
+
+def test_a_processor_killed_at_any_step_processes_each_job_to_its_end_once(tmp_path: Path) -> None:
+    series = small_series(tmp_path / "series", 2)
+    order = template(tmp_path, {}, "process")
+    steps = process_section([StepPlan("copy")])
+    job = make_job(order.template_layout(), series, "archive", stage=Stage.PROCESSING, process=steps)
+    killed = kill_everywhere(order)
+    assert killed > 30
+    for number in range(1, killed + 2):
+        layout = order.layout(number)
+        process(layout)
+        found = census(layout).jobs
+        assert found.pop(Stage.OUTGOING) == {job.id: sorted(series.sop_instance_uids)}, f"killed at change {number}"
+        assert not any(found.values())
+        done = read_task(layout.outgoing / job.id)
+        results = layout.outgoing / job.id / "results"
+        assert done.results == tuple(sorted(path.name for path in results.iterdir())) == job.instances
+        assert {path.stat().st_size for path in results.iterdir()} == {file.stat().st_size for file in series.files}
+        hidden = [path.name for path in (layout.outgoing / job.id).iterdir() if path.name.startswith(".")]
+        assert hidden == [".lock"]
