@@ -167,6 +167,25 @@ def test_without_a_command_the_images_own_runs(site: Site) -> None:
     assert site.text == "own command\n"
 
 
+def test_a_monai_package_runs_what_its_manifest_says_in_place_of_the_images_entrypoint(site: Site) -> None:
+    manifest = {"/etc/monai/app.json": '{"command": "echo of the manifest"}'}
+    image = site.engine.make_image(site.engine.busybox(), dict(manifest), ['ENTRYPOINT ["echo", "of the image"]'])
+    try:
+        assert site.run("", image=image) == 0
+    finally:
+        site.engine.remove_image(image)
+    assert site.text == "of the manifest\n"
+
+
+def test_a_package_with_a_broken_manifest_is_refused_for_good(site: Site) -> None:
+    image = site.engine.make_image(site.engine.busybox(), {"/etc/monai/app.json": "{}"})
+    try:
+        with pytest.raises(PermanentError, match="app.json"):
+            site.runner.start(site.order("", image=image))
+    finally:
+        site.engine.remove_image(image)
+
+
 def test_a_module_has_a_home_that_it_can_write_to_unless_its_image_names_one(site: Site) -> None:
     image = site.engine.make_image(site.engine.busybox(), {}, ["ENV HOME=/srv"])
     try:

@@ -48,9 +48,10 @@ class _Pulled:
 class Images:
     """The images of modules on one engine. Safe to use from many threads; several never pull one image at once."""
 
-    def __init__(self, engine: DockerEngine) -> None:
+    def __init__(self, engine: DockerEngine, *, pull_interval_seconds: float = PULL_INTERVAL_SECONDS) -> None:
         """When an image was pulled is known to this process only: a service that starts anew asks once."""
         self._engine = engine
+        self._interval_seconds = pull_interval_seconds
         self._lock = threading.Lock()
         self._pulls: dict[str, _Pulled] = defaultdict(_Pulled)
 
@@ -84,7 +85,7 @@ class Images:
         """Pull unless that was tried within the hour; a failure counts as tried when the image is here."""
         entry = self._entry(name)
         with entry.lock:
-            if entry.at is not None and time.monotonic() - entry.at < PULL_INTERVAL_SECONDS:
+            if entry.at is not None and time.monotonic() - entry.at < self._interval_seconds:
                 return
             try:
                 self._pull(name)
