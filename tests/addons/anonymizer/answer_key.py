@@ -105,7 +105,7 @@ def instance() -> FileDataset:
     made = builders.dataset("CT")
     plant_rows(made)
     plant_elsewhere(made)
-    inner = made
+    inner: Dataset = made
     for tag in LEVELS:
         item = Dataset()
         plant_rows(item)

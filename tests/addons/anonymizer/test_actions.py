@@ -6,7 +6,8 @@ import pytest
 from mercure_anonymizer.actions import BASIC_ACTIONS, Option, find_row, table
 from mercure_anonymizer.profile import Profile, Step
 from mercure_anonymizer.values import dummy
-from pydicom.datadict import DicomDictionary, dictionary_has_tag, keyword_for_tag
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.dataset import Dataset
 
 CT, ENHANCED_CT, PET, SR = (f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "2.1", "128", "88.11"))

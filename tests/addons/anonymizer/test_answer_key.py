@@ -8,12 +8,11 @@ from mercure_anonymizer.actions import Option
 from mercure_anonymizer.instance import deidentify_file, quiet_pydicom
 from mercure_anonymizer.settings import read_settings
 from pydicom.dataset import Dataset, FileDataset
+from tests import builders
 from tests.addons.anonymizer import answer_key
 from tests.addons.anonymizer.answer_key import AGE, DATE, MARK, NUMBERS, UID_ROOT
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-KEPT_UIDS = {0x00081155, 0x0020000D}
-"""UIDs that stand in the dataset beside those of rows: in the planted items."""
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_clean_graphics_keeps_regions_without_their_text(key: bytes, tmp_path: P
 
 
 def test_safe_private_elements_stay_with_their_creator_only_with_the_option(tmp_path: Path) -> None:
-    made = answer_key.builders.dataset("MR")
+    made = builders.dataset("MR")
     made.remove_private_tags()
     block = made.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "IS", "1000")

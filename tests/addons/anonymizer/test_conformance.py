@@ -38,6 +38,7 @@ SHIPPED = [
     "waveform_ecg.dcm",
     "liver_1frame.dcm",  # segmentation
 ]
+_VALUES = re.compile(r"(?<=VR=)<[^>]*>|(?<= = )<[^>]*>|value is <[^>]*>|(?<=UID )[0-9.]+")
 SETTINGS: dict[str, dict[str, Any]] = {
     "basic profile": {},
     "all options": {"options": [str(option) for option in WITHOUT_FULL_DATES]},
@@ -51,9 +52,7 @@ def errors(path: Path) -> set[str]:
     assert program, "dciodvfy is missing: Debian's package dicom3tools has it"
     done = subprocess.run([program, str(path)], capture_output=True, timeout=60, check=False)
     lines = (done.stderr + done.stdout).decode("latin-1").splitlines()
-    return {
-        re.sub(r"(dicom_file|VR=|value is|= ?)<[^>]*>", r"\1<>", line) for line in lines if line.startswith("Error")
-    }
+    return {_VALUES.sub("", line) for line in lines if line.startswith("Error")}
 
 
 def compared(source: Path, target: Path, settings: dict[str, Any]) -> set[str]:
@@ -94,7 +93,7 @@ def test_no_error_is_new_in_blackened_images(kind: str, transfer_syntax: str, tm
 
 def test_errors_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.dcm"
-    path.write_bytes(builders.dicom_bytes(Rows=None))
+    path.write_bytes(builders.dicom_bytes(Modality=None))
     broken = errors(path)
     path.write_bytes(builders.dicom_bytes())
-    assert any("Rows" in line for line in broken - errors(path))
+    assert any("<Modality>" in line for line in broken - errors(path))

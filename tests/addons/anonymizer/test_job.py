@@ -5,7 +5,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from mercure_anonymizer import __main__ as module
+from mercure_anonymizer.__main__ import run as run_here
 from mercure_anonymizer.instance import quiet_pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -171,14 +171,14 @@ def test_a_task_that_cannot_be_read_refuses_the_job(task: str, tmp_path: Path) -
     taken, made = folders(tmp_path)
     series(taken, count=1)
     (taken / "task.json").write_text(task, encoding="latin-1")
-    assert module.run([str(taken), str(made)], {}) == 1
+    assert run_here([str(taken), str(made)], {}) == 1
     assert list(made.iterdir()) == []
 
 
 def test_a_folder_without_a_task_is_done_by_the_basic_profile(tmp_path: Path) -> None:
     taken, made = folders(tmp_path)
     series(taken, count=1)
-    assert module.run([str(taken), str(made)], {}) == 0
+    assert run_here([str(taken), str(made)], {}) == 0
     assert read_all(made)[0].DeidentificationMethodCodeSequence[0].CodeValue == "113100"
 
 
@@ -225,7 +225,11 @@ def test_the_transfer_syntax_and_the_pixels_stay_as_they_are(transfer_syntax: st
     assert run(taken, made, {"secret": SECRET}).returncode == 0
     (found,) = read_all(made)
     assert found.file_meta.TransferSyntaxUID == transfer_syntax
-    assert found.PixelData == pydicom.dcmread(path).PixelData
+    read = pydicom.dcmread(path)
+    if transfer_syntax == builders.JPEG_2000:  # the encoder leaves a comment in the stream
+        assert (found.pixel_array == read.pixel_array).all()
+    else:
+        assert found.PixelData == read.PixelData
     assert b"Sekret" not in instances(made)[0].read_bytes()
 
 

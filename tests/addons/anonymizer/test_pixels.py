@@ -10,7 +10,9 @@ from mercure_anonymizer.errors import InstanceError, SettingsError
 from mercure_anonymizer.instance import deidentify_file, quiet_pydicom
 from mercure_anonymizer.settings import read_settings
 from numpy.typing import NDArray
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate, generate_frames
 from tests import builders
 from tests.addons.anonymizer.answer_key import plant_overlay
 from tests.addons.anonymizer.samples import SECONDARY_CAPTURE, SECRET, US_MULTIFRAME, region, regions, screen, task
@@ -112,7 +114,7 @@ def test_compressed_pixels_are_decoded_first(transfer_syntax: str, photometric: 
 
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_dcmtk_+eb+cy+s2.dcm", "SC_rgb_jpeg_lossy_gdcm.dcm"])
 def test_lossy_colours_are_decoded_and_blackened(name: str, tmp_path: Path) -> None:
-    path = pydicom.data.get_testdata_file(name)
+    path = get_testdata_file(name)
     assert isinstance(path, str)
     rule = {"Modality": "OT", "rectangles": [[0, 0, 1000, 10]]}
     found = treated(tmp_path, Path(path).read_bytes(), pixel_rules=[rule])
@@ -229,3 +231,60 @@ def test_pixels_that_cannot_be_decoded_refuse_the_instance(tmp_path: Path) -> No
 def test_rules_are_checked_before_any_image_is_read() -> None:
     with pytest.raises(SettingsError, match="pixel rule 2"):
         read_settings(task({"pixel_rules": [BANNER, {"Modality": "US", "rectangles": [[1, 2, 3]]}]}), {})
+
+
+def commented(name: str, start: bytes, segment: bytes) -> tuple[bytes, bytes]:
+    """A file whose first compressed frame holds a comment, and that frame before it did."""
+    path = get_testdata_file(name)
+    assert isinstance(path, str)
+    image = pydicom.dcmread(path)
+    count = int(image.get("NumberOfFrames") or 1)
+    frames = list(generate_frames(image.PixelData, number_of_frames=count))
+    assert frames[0].startswith(start)
+    image.PixelData = encapsulate([start + segment + frames[0][2:], *frames[1:]])
+    image["PixelData"].is_undefined_length = True
+    buffer = BytesIO()
+    image.save_as(buffer)
+    return buffer.getvalue(), frames[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "marker"),
+    [
+        ("SC_rgb_jpeg_gdcm.dcm", b"\xff\xd8", b"\xff\xfe"),
+        ("SC_rgb_jpeg_gdcm.dcm", b"\xff\xd8", b"\xff\xe1"),
+        ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xd8", b"\xff\xfe"),
+    ],
+)
+def test_comments_in_compressed_images_are_removed(name: str, start: bytes, marker: bytes, tmp_path: Path) -> None:
+    text = b"ZQ hidden text"
+    content, frame = commented(name, start, marker + (len(text) + 2).to_bytes(2, "big") + text)
+    assert text in content
+    found = treated(tmp_path, content, burned_in="accept")
+    assert text not in (tmp_path / "out.dcm").read_bytes()
+    left = next(generate_frames(found.PixelData, number_of_frames=1))
+    before = pydicom.dcmread(BytesIO(content))
+    assert (found.pixel_array == before.pixel_array).all()
+    assert left.rstrip(b"\0")[-200:] == frame.rstrip(b"\0")[-200:]
+
+
+def test_comments_in_jpeg_2000_are_removed_from_its_main_header(tmp_path: Path) -> None:
+    text = b"ZQ hidden text"
+    image = screen(photometric="MONOCHROME2", modality="CT", kind=builders.CT_STORAGE, rows=64, columns=64)
+    compressed = pydicom.dcmread(BytesIO(builders.encode(image, builders.JPEG_2000)))
+    (frame,) = generate_frames(compressed.PixelData, number_of_frames=1)
+    size_end = 4 + int.from_bytes(frame[4:6], "big")
+    segment = b"\xff\x64" + (len(text) + 4).to_bytes(2, "big") + b"\0\1" + text
+    compressed.PixelData = encapsulate([frame[:size_end] + segment + frame[size_end:]])
+    compressed["PixelData"].is_undefined_length = True
+    buffer = BytesIO()
+    compressed.save_as(buffer)
+    found = treated(tmp_path, buffer.getvalue())
+    assert text not in (tmp_path / "out.dcm").read_bytes()
+    assert (found.pixel_array == 200).all()
+
+
+def test_a_frame_that_is_not_what_its_transfer_syntax_says_is_refused(tmp_path: Path) -> None:
+    content, frame = commented("SC_rgb_jpeg_gdcm.dcm", b"\xff\xd8", b"")
+    with pytest.raises(InstanceError, match="does not begin"):
+        treated(tmp_path, content.replace(frame[:8], b"ZQhidden", 1), burned_in="accept")

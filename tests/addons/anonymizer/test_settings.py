@@ -9,6 +9,7 @@ from mercure_anonymizer.instance import deidentify, quiet_pydicom
 from mercure_anonymizer.report import Tally
 from mercure_anonymizer.settings import Settings, read_settings
 from pydicom.dataset import FileDataset
+from pydicom.uid import UID
 from tests import builders
 from tests.addons.anonymizer.samples import SECRET, task
 
@@ -21,7 +22,7 @@ def settings(called: str = "ANON", environment: dict[str, str] | None = None, **
 
 def treated(called: str = "ANON", sections: dict[str, Any] | None = None, **elements: Any) -> FileDataset:
     made = builders.dataset("CT", **elements)
-    made.file_meta.TransferSyntaxUID = builders.EXPLICIT_LITTLE
+    made.file_meta.TransferSyntaxUID = UID(builders.EXPLICIT_LITTLE)
     with quiet_pydicom():
         deidentify(made, settings(called, **(sections or {})), NOW, Tally())
     return made
@@ -126,7 +127,7 @@ def test_unknown_tags_stay_when_the_settings_say_so() -> None:
     def unknown(**general: Any) -> bool:
         made = builders.dataset("CT")
         made.add_new(0x00089FF0, "LO", "x")
-        made.file_meta.TransferSyntaxUID = builders.EXPLICIT_LITTLE
+        made.file_meta.TransferSyntaxUID = UID(builders.EXPLICIT_LITTLE)
         with quiet_pydicom():
             deidentify(made, settings(general=general), NOW, Tally())
         return (0x0008, 0x9FF0) in made
@@ -189,7 +190,8 @@ def test_settings_that_cannot_be_meant_are_refused_by_name(broken: dict[str, Any
 
 
 def test_a_task_without_settings_means_the_basic_profile() -> None:
-    assert [read_settings(task, {}).preset for task in ({}, [], {"process": {}})] == ["default"] * 3
+    tasks: tuple[Any, ...] = ({}, [], {"process": {}})
+    assert [read_settings(one, {}).preset for one in tasks] == ["default"] * 3
 
 
 @pytest.mark.parametrize("broken", [{"process": []}, {"process": {"settings": [1]}}])

@@ -9,6 +9,7 @@ from pydicom.pixels.utils import get_expected_length, pack_bits, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mercure_anonymizer import graphics
+from mercure_anonymizer.codestreams import clean_codestreams
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.pixel_rules import PixelRule, Rectangle
 from mercure_anonymizer.settings import Settings
@@ -36,6 +37,7 @@ def clean_pixels(dataset: FileDataset, settings: Settings) -> bool:
         _rewrite(dataset, rectangles)
     else:
         _cut_off_what_follows(dataset)
+        clean_codestreams(dataset)
     return rule is not None
 
 
