@@ -35,7 +35,7 @@ _ENDS = (Stage.SUCCESS, Stage.ERROR, Stage.DISCARD)
 """A rule that misses one of its tags does not match, so a damaged header may well end in discard/."""
 
 _UID = r"[0-9.]{1,64}"
-_JOB = r"[0-9]{8}T[0-9]{6}-[0-9a-f]{10}(-[0-9]+)?"
+_JOB = r"([0-9]{8}T[0-9]{6}-[0-9a-f]{10}|broken-[0-9a-f]{20})(-[0-9]+)?"
 _INSTANCE = rf"({_UID}#{_UID}(#[0-9]+)?|unreadable)\.dcm"
 _PLACES = re.compile(
     rf"incoming/\.(new|sealed|released)(/.*)?"
