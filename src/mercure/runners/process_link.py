@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mercure
 from mercure.runners.process_guard import LENGTH_BYTES
 
-_GUARD = "import sys; sys.path.insert(0, sys.argv[1]); from mercure.runners.process_guard import main; main()"
+_GUARD = "import sys; sys.path.append(sys.argv[1]); from mercure.runners.process_guard import main; main()"
 _END_SECONDS = 10.0
 
 

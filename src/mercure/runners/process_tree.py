@@ -74,8 +74,8 @@ def send(number: int, pids: "Iterable[int]") -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Return the processes, of those that may be looked at, that were started with this text in their environment."""
-    wanted = os.fsencode(mark)
+    """Return the processes, of those that may be looked at, that were started with this variable (`NAME=value`)."""
+    wanted = b"\0" + os.fsencode(mark) + b"\0"
     found = []
     for pid in _all():
         if pid == os.getpid():
@@ -85,7 +85,7 @@ def marked(mark: str) -> list[int]:
         except OSError:
             continue
         try:
-            content = b""
+            content = b"\0"
             while piece := os.read(descriptor, 1 << 16):
                 content += piece
             if wanted in content:

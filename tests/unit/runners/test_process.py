@@ -144,6 +144,15 @@ def test_a_module_writes_to_its_own_folders_only(
     assert (folder / "there").read_text() == "as it was"
 
 
+def test_a_module_moves_and_links_files_among_its_own_folders(runner: ProcessRunner, place: Place) -> None:
+    text = """cd "$MERCURE_OUT_DIR" && mkdir a b && echo x >a/f && mv a/f b/f && ln b/f linked && mv b c && rmdir a
+    echo y >"$TMPDIR/t" && mv "$TMPDIR/t" moved && echo z >"$MODULE_PERSISTENCE_DIR/kept" && truncate -s 1 moved"""
+    assert run_through(runner, place.order(script(text, persistence="kept"))) == 0
+    files = {str(path.relative_to(place.made)): path.read_text() for path in place.made.rglob("*") if path.is_file()}
+    assert files == {"c/f": "x\n", "linked": "x\n", "moved": "y"}
+    assert (place.kept / "kept").read_text() == "z\n"
+
+
 def test_devices_that_programs_need_can_be_written_to(runner: ProcessRunner, place: Place) -> None:
     text = 'echo x >/dev/null && echo x >/dev/stderr && f=$(mktemp -p /dev/shm) && rm "$f"'
     assert run_through(runner, place.order(script(text))) == 0

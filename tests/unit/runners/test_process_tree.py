@@ -44,6 +44,8 @@ def test_processes_are_found_by_a_mark_in_their_environment() -> None:
     mark = f"MARK={os.urandom(8).hex()}"
     with subprocess.Popen(["sleep", "600"], env=dict([mark.split("=")])) as child:
         wait_until(lambda: process_tree.marked(mark) == [child.pid], "it is found")
+        assert process_tree.marked(mark[:-1]) == []
+        assert process_tree.marked(mark[1:]) == []
         child.kill()
         child.wait()
     assert process_tree.marked(mark) == []
