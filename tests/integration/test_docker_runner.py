@@ -180,7 +180,7 @@ def test_a_monai_package_runs_what_its_manifest_says_in_place_of_the_images_entr
 def test_a_package_with_a_broken_manifest_is_refused_for_good(site: Site) -> None:
     image = site.engine.make_image(site.engine.busybox(), {"/etc/monai/app.json": "{}"})
     try:
-        with pytest.raises(PermanentError, match="app.json"):
+        with pytest.raises(PermanentError, match=r"app\.json"):
             site.runner.start(site.order("", image=image))
     finally:
         site.engine.remove_image(image)
@@ -714,11 +714,28 @@ def test_a_module_that_outlived_service_and_engine_is_adopted(living: Living) ->
     running.close()
 
 
-def test_modules_that_ended_with_their_engine_are_begun_anew_and_not_failed(tmp_path: Path) -> None:
+def test_a_module_that_ended_while_the_engine_was_away_gives_its_exit_code(living: Living) -> None:
+    site = living.site
+    running = site.runner.start(site.order(WAITS.replace("exit 5", "touch /tmp/output/done; exit 5")))
+    site.until_written("began")
+
+    living.engine.kill()
+    (site.out / "go").touch()
+    wait_until((site.out / "done").exists, "the module ends", seconds=SECONDS)
+    living.engine.start()
+
+    assert ended(running) == 5
+    running.close()
+
+
+@pytest.mark.parametrize("end", [OwnEngine.stop, OwnEngine.kill], ids=["in order", "by a crash"])
+def test_modules_that_ended_with_their_engine_are_begun_anew_and_not_failed(
+    tmp_path: Path, end: Callable[[OwnEngine], None]
+) -> None:
     with own_engine() as mortal, site_on(mortal, tmp_path) as site:
         running = site.runner.start(site.order(WAITS))
         site.until_written("began")
-        mortal.stop()
+        end(mortal)
         mortal.start()
         with pytest.raises(TransientError):
             ended(running)
