@@ -56,6 +56,7 @@ def test_what_a_module_makes_of_a_series_reaches_the_target(tmp_path: Path, seri
         (job,) = place.wait_for(Stage.SUCCESS)
         assert place.delivered() == sorted(job.payload)
         assert job.results == tuple(sorted(job.instances))
+        assert bool(job.process["image_digest"]) == (made is image)
         for path in place.target("archive").glob("*/*.dcm"):
             assert str(pydicom.dcmread(path).SeriesInstanceUID) == series.series_instance_uid
 

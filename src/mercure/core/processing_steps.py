@@ -21,6 +21,8 @@ class StepPlan:
     module_config: Mapping[str, Json] = field(default_factory=dict)
     """The public part of the module's configuration, for modules and people that read it: never a secret."""
     output: Json = None
+    image_digest: str = ""
+    """What exactly ran, when it was an image."""
 
 
 def process_section(steps: Sequence[StepPlan]) -> Json:
@@ -38,6 +40,7 @@ def step_section(step: StepPlan) -> dict[str, Json]:
         "retain_input_images": step.retain_input_images,
         "output": step.output,
         "timeout_seconds": step.timeout_seconds,
+        "image_digest": step.image_digest or None,
     }
 
 
@@ -63,6 +66,7 @@ def _step(data: Json) -> StepPlan:
         data.get("retain_input_images") is True,
         _object(data.get("module_config"), "module_config"),
         data.get("output"),
+        str(data.get("image_digest") or ""),
     )
 
 

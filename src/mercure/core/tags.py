@@ -6,8 +6,28 @@ A `Tags` never changes after it was made, and never shows a value by itself: `re
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-__all__ = ["Tags", "is_valid_ae_title", "is_valid_uid"]
+__all__ = ["FILE_TAGS", "RECEPTION_TAGS", "STANDARD_TAGS", "Tags", "is_valid_ae_title", "is_valid_uid"]
+
+RECEPTION_TAGS: Final = frozenset({"SenderAddress", "SenderAET", "ReceiverAET"})
+"""What rules know of the way a series came: no file says it."""
+
+FILE_TAGS: Final = frozenset(
+    """
+    AccessionNumber AcquisitionDate AcquisitionNumber AcquisitionTime AcquisitionType BodyPartExamined CodeMeaning
+    CodeValue ContrastBolusAgent DeviceSerialNumber DeviceUID Filename ImageComments ImageType InstanceNumber
+    InstitutionName MagneticFieldStrength Manufacturer ManufacturerModelName MediaStorageSOPClassUID Modality
+    PatientBirthDate PatientID PatientName PatientSex ProtocolName ReferringPhysicianName RetrieveAETitle SOPInstanceUID
+    ScanningSequence SequenceName SequenceVariant SeriesDate SeriesDescription SeriesInstanceUID SeriesNumber SeriesTime
+    SliceThickness SoftwareVersions SpecificCharacterSet StationAETitle StationName StudyDescription StudyID
+    StudyInstanceUID
+    """.split()
+)
+"""What is read of every series, as far as its instances have it."""
+
+STANDARD_TAGS: Final = FILE_TAGS | RECEPTION_TAGS
+"""The tags that rules can see without `receiver.additional_tags`."""
 
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _UID_LENGTH = 64

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mercure.core.errors import PermanentError, TransientError
+from mercure.core.errors import PermanentError, SpoolError, TransientError
 from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
 from mercure.core.processing import ModuleRunner, ModuleSpec, Running, RunOrder
-from mercure.core.processing_steps import StepPlan, step_section
+from mercure.core.processing_steps import StepPlan, step_section, steps_from
 from mercure.core.task import Job, to_json
 from mercure.services.module_log import ModuleLog
 from mercure.services.module_output import identify, json_bytes, tags_for_module
@@ -38,8 +38,6 @@ class Processed:
 
     results: tuple[str, ...]
     steps: tuple[StepPlan, ...]
-    output: Json
-    """Of the last step, with what it says about routing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +67,16 @@ class ChainRun:
 
         Raises `TransientError` or `PermanentError` when a step failed, `CancelledError` when it was stopped.
         """
-        outputs, adopted = self._left_behind()
+        done, adopted = self._left_behind()
         if adopted is None:
             self.clear()
-            outputs = []
-        for number in range(len(outputs), len(self.steps)):
-            outputs.append(self._step(number, outputs, adopted))
+            done = ()
+        for number in range(len(done), len(self.steps)):
+            done = (*done, self._step(number, done, adopted))
             adopted = None
-        steps = tuple(replace(step, output=output) for step, output in zip(self.steps, outputs, strict=True))
-        results = self._store(steps)
+        results = self._store(done)
         self.clear()
-        return Processed(results, steps, outputs[-1] if outputs else None)
+        return Processed(results, done)
 
     def clear(self) -> None:
         """Remove what was only for the modules, after they have ended."""
@@ -87,15 +84,15 @@ class ChainRun:
         for name in (names.MODULE_INPUT, names.MODULE_OUTPUT):
             remove_tree(self.folder / name)
 
-    def _left_behind(self) -> tuple[list[Json], _Begun | None]:
-        """Return the outputs of the steps that an earlier service ended, and the run of the next that still goes on."""
+    def _left_behind(self) -> tuple[tuple[StepPlan, ...], _Begun | None]:
+        """Return the steps that an earlier service brought to their end, and the run of the next that still goes on."""
         try:
-            outputs = json.loads(self._step_file().read_bytes())
-        except (FileNotFoundError, ValueError):
-            return [], None
-        if not isinstance(outputs, list) or len(outputs) >= len(self.steps):
-            return [], None
-        number = len(outputs)
+            done = steps_from(json.loads(self._step_file().read_bytes()))
+        except (FileNotFoundError, ValueError, SpoolError):
+            return (), None
+        if len(done) >= len(self.steps):
+            return (), None
+        number = len(done)
         module_log = self._log(number)
         order = self._order(number, module_log)
         try:
@@ -105,15 +102,15 @@ class ChainRun:
             raise
         if running is None:
             module_log.close()
-            return outputs, None
-        return outputs, _Begun(running, order, module_log)
+            return (), None
+        return done, _Begun(running, order, module_log)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _step(self, number: int, outputs: Sequence[Json], adopted: _Begun | None) -> Json:
+    def _step(self, number: int, done: Sequence[StepPlan], adopted: _Begun | None) -> StepPlan:
         step = self.steps[number]
         if adopted is None:
-            self._prepare(number, outputs)
+            self._prepare(number, done)
         self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
         begun = adopted or self._start(number)
         limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
@@ -122,7 +119,7 @@ class ChainRun:
         finally:
             begun.log.close()
         self._check(number, begun.order, ended)
-        return self._result(number)
+        return replace(step, output=self._result(number), image_digest=ended.image_digest)
 
     def _start(self, number: int) -> _Begun:
         module_log = self._log(number)
@@ -150,7 +147,7 @@ class ChainRun:
         taken, made = (str(self.folder / name) for name in (names.MODULE_INPUT, names.MODULE_OUTPUT))
         return RunOrder(self.job.id, number, spec, taken, made, kept, limits, module_log.write)
 
-    def _prepare(self, number: int, outputs: Sequence[Json]) -> None:
+    def _prepare(self, number: int, done: Sequence[StepPlan]) -> None:
         """Lay out the input of a step; from here on a crash finds the step begun."""
         taken, made = self.folder / names.MODULE_INPUT, self.folder / names.MODULE_OUTPUT
         self._step_file().unlink(missing_ok=True)
@@ -169,7 +166,7 @@ class ChainRun:
         remove_tree(made)
         os.mkdir(made, 0o770)
         draft = self._step_file().with_name(f"{_STEP_FILE}.new")
-        draft.write_bytes(json_bytes(list(outputs)))
+        draft.write_bytes(json_bytes([step_section(step) for step in done]))
         os.rename(draft, self._step_file())
 
     def _task(self, number: int) -> Json:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mercure.core.clock import Clock
 from mercure.core.errors import CancelledError, MercureError, PermanentError, SpoolError, TransientError
 from mercure.core.events import Event, EventKind, EventSink
-from mercure.core.module_result import Routed, route_result
+from mercure.core.module_result import Routed, notification_in, route_result
 from mercure.core.processing import ModuleSpec
 from mercure.core.processing_steps import StepPlan, process_section, steps_from
 from mercure.core.stages import Stage
@@ -18,6 +18,8 @@ from mercure.services.settlement import STOPPING
 from mercure.spool.jobs import Claim
 
 log = logging.getLogger(__name__)
+
+_ASKS = "a module asks for a notification"
 
 
 def steps_of(job: Job, settings: ProcessorSettings) -> tuple[tuple[StepPlan, ...], tuple[ModuleSpec, ...]]:
@@ -129,7 +131,8 @@ class ProcessingSettlement:
         """Write down what the modules made, and where it goes; then move the job."""
         rule = settings.rules.get(job.applied_rule, RuleProcessing())
         fixed = [delivery.target for delivery in job.deliveries]
-        routed = route_result(made.output, rule.routing, fixed, settings.targets)
+        last = made.steps[-1].output if made.steps else None
+        routed = route_result(last, rule.routing, fixed, settings.targets)
         if routed.targets and not made.results:
             run_reason = "the modules made no DICOM instance, and there are targets that wait for one"
             self.fail(taken, replace(job, process=process_section(made.steps)), run_reason)
@@ -141,7 +144,9 @@ class ProcessingSettlement:
             results=made.results,
             deliveries=_deliveries(job, routed),
         )
-        detail = "; ".join(part for part in (", ".join(step.module for step in made.steps), routed.note) if part)
+        asks = any(notification_in(step.output).requested for step in made.steps)
+        parts = (", ".join(step.module for step in made.steps), routed.note, _ASKS if asks else "")
+        detail = "; ".join(part for part in parts if part)
         self._emit(EventKind.PROCESSING_COMPLETE, job, count=len(made.results), detail=detail)
         self._move_on(taken, job)
 

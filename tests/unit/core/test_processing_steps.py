@@ -18,6 +18,7 @@ def test_one_step_is_one_object_with_the_keys_of_the_contract() -> None:
         "retain_input_images": True,
         "output": {"volume": 7},
         "timeout_seconds": 300.0,
+        "image_digest": None,
     }
     assert process_section([FIRST]) == step_section(FIRST)
 
@@ -31,6 +32,7 @@ def test_a_step_that_says_little_has_all_keys() -> None:
         "retain_input_images": False,
         "output": None,
         "timeout_seconds": None,
+        "image_digest": None,
     }
 
 

@@ -3,7 +3,8 @@ import pickle
 
 import pytest
 
-from mercure.core.tags import Tags, is_valid_ae_title, is_valid_uid
+from mercure.core.tags import FILE_TAGS, RECEPTION_TAGS, STANDARD_TAGS, Tags, is_valid_ae_title, is_valid_uid
+from mercure.dicom.attributes import MEDIA_STORAGE_SOP_CLASS_UID, STANDARD_ATTRIBUTES
 
 
 def test_items_are_found_by_their_exact_name_only() -> None:
@@ -75,3 +76,8 @@ def test_ae_titles_of_one_to_sixteen_characters_are_valid(title: str) -> None:
 @pytest.mark.parametrize("title", ["", " ", " " * 16, "SEVENTEEN CHARS X", "A\\B", "A\nB", "A\x7f", "A\x00", "ÄÖ"])
 def test_other_texts_are_no_ae_titles(title: str) -> None:
     assert not is_valid_ae_title(title)
+
+
+def test_the_standard_tags_are_those_that_are_read_and_those_of_the_reception() -> None:
+    assert {"Filename", MEDIA_STORAGE_SOP_CLASS_UID, *(one.name for one in STANDARD_ATTRIBUTES)} == FILE_TAGS
+    assert FILE_TAGS | RECEPTION_TAGS == STANDARD_TAGS

@@ -18,10 +18,11 @@ from typing import Literal
 from mercure.core.rules.evaluate import Compiled, compile_node
 from mercure.core.rules.failures import FAILURES, Stop, failed
 from mercure.core.rules.limits import Run
+from mercure.core.rules.mentions import TagMention, mentions
 from mercure.core.rules.syntax import parse
 from mercure.core.tags import Tags
 
-__all__ = ["Evaluation", "Expression"]
+__all__ = ["Evaluation", "Expression", "TagMention"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,15 @@ class Expression:
     """A rule that was checked; equal to another when the text is. Made by `parse`, safe to share between threads."""
 
     text: str
+    tags: tuple[TagMention, ...] = field(repr=False, compare=False)
+    """The tags that the rule names, each once; those with a computed name are not among them."""
     _value_of: Compiled = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> "Expression":
         """Check a text. Raises `ExpressionError` with the column of what is not acceptable, and never anything else."""
-        return cls(text, compile_node(parse(text)))
+        node = parse(text)
+        return cls(text, mentions(node), compile_node(node))
 
     def evaluate(self, tags: Tags) -> Evaluation:
         """Answer for the tags of one series. Never raises."""

@@ -8,6 +8,7 @@ from mercure.core.errors import ExpressionError
 from mercure.core.rules import Expression
 from mercure.core.rules.functions import FUNCTIONS
 from mercure.core.rules.methods import METHODS
+from mercure.core.tags import FILE_TAGS
 
 PAGE = (Path(__file__).parents[4] / "docs" / "rules.md").read_text(encoding="utf-8")
 EXAMPLES = [
@@ -55,3 +56,8 @@ def test_the_tags_of_the_page_are_those_of_the_examples() -> None:
 def test_the_page_lists_every_function_and_method_and_no_other(section: str, names: set[str]) -> None:
     text = PAGE.split(section)[1].split("\n\nThe first")[0].split("\n## ")[0]
     assert set(re.findall(r"`(\w+)`", text)) == names
+
+
+def test_the_page_lists_every_tag_that_is_read_of_every_series_and_no_other() -> None:
+    (listed,) = re.findall(r"read of every series:\n\n((?:> .*\n)+)", PAGE)
+    assert set(re.findall(r"\w+", listed)) == FILE_TAGS

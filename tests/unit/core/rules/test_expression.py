@@ -6,7 +6,7 @@ import timeit
 import pytest
 from tests.unit.core.rules.reference import CT, CT_TAGS
 
-from mercure.core.rules import Evaluation, Expression
+from mercure.core.rules import Evaluation, Expression, TagMention
 from mercure.core.tags import Tags
 
 
@@ -194,3 +194,13 @@ def test_the_typical_rule_takes_less_than_twenty_microseconds() -> None:
     assert expression.evaluate(tags).matched
     seconds = min(timeit.repeat(lambda: expression.evaluate(tags), number=500, repeat=20)) / 500
     assert seconds < 20e-6
+
+
+def test_a_rule_tells_which_tags_it_names_in_the_order_of_the_text_and_once() -> None:
+    text = "tags.kvp == '1' or ('EchoTime' not in tags and @Modality@ == 'Rows') or tags['a'+'b'] in tags.kvp"
+    assert Expression.parse(text).tags == (
+        TagMention("kvp", exact=False),
+        TagMention("EchoTime", exact=True),
+        TagMention("Modality", exact=True),
+    )
+    assert pickle.loads(pickle.dumps(Expression.parse(text))).tags == Expression.parse(text).tags
