@@ -13,10 +13,11 @@ from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app
 from mercure.cli.output import Column, clean, complain, counted, print_json, print_table, say
 from mercure.config.load import Loaded
+from mercure.config.rule_tags import ADDITIONAL_TAGS, readable_name, unseen_tags
 from mercure.core.errors import ConfigError, ExpressionError, MercureError
 from mercure.core.plan import Plan, RoutingRule, RuleTrace, make_plan
 from mercure.core.rules import Evaluation, Expression
-from mercure.core.tags import Tags
+from mercure.core.tags import RECEPTION_TAGS, Tags
 from mercure.dicom.tags_reader import read_tags
 
 app = new_app("Try rules on a DICOM file, or on tags given by hand. Nothing is sent, moved or changed.")
@@ -60,7 +61,7 @@ def evaluate(
         raise CommandError(_with_caret(text, error), "docs/rules.md describes the language.", Exit.USAGE) from None
     values = _values(file, tag)
     answer = parsed.evaluate(Tags(values))
-    hints = _hints(answer, file)
+    hints = _hints(parsed, answer, file)
     if as_json:
         shown = {name: values.get(name) for name in answer.read}
         print_json({"expression": text, **asdict(answer), "values": shown, "hints": hints})
@@ -117,16 +118,20 @@ def _additional_tags() -> tuple[str, ...]:
         return ()
 
 
-def _hints(answer: Evaluation, file: Path | None) -> list[str]:
-    """Say which missing tags the file has although rules do not see them."""
-    names = [name for name in answer.missing if name.isidentifier()]
-    if file is None or not names:
-        return []
-    found = _tags_of(file, names)
-    return [
-        f"the file has {name}, but rules see it only when receiver.additional_tags names it"
-        for name in names
-        if name in found
+def _hints(rule: Expression, answer: Evaluation, file: Path | None) -> list[str]:
+    """Say which tags no series can have for this rule, and which of those that are missing must be given by hand."""
+    names = [name for name in map(readable_name, answer.missing) if name] if file else []
+    found = _tags_of(file, names) if file and names else {}
+    hints = [
+        f"the file has {name}, but rules see it only when {ADDITIONAL_TAGS} names it" for name in names if name in found
+    ]
+    said = {name.lower() for name in found}
+    unseen = unseen_tags(rule, _additional_tags())
+    hints += [message for tag, message in unseen if tag.lower() not in said]
+    origins = {name.lower(): name for name in RECEPTION_TAGS}
+    missing = dict.fromkeys(origins[name.lower()] for name in answer.missing if name.lower() in origins)
+    return hints + [
+        f"{name} is known when a series comes and stands in no file: give --tag {name}=..." for name in missing
     ]
 
 
@@ -140,7 +145,7 @@ def _print_answer(answer: Evaluation, values: Mapping[str, str], hints: Sequence
         rows = [(name, _shown(tags, name, answer)) for name in names]
         print_table([Column("TAG"), Column("VALUE", wraps=True, styles={"(missing)": "yellow"})], rows)
     for hint in hints:
-        say(f"Hint: {hint}.")
+        say(f"Hint: {clean(hint)}{'' if hint.endswith('?') else '.'}")
 
 
 def _shown(tags: Tags, name: str, answer: Evaluation) -> str:

@@ -11,6 +11,7 @@ from mercure.config.json_text import JsonPath
 from mercure.config.modules import forbidden_parts
 from mercure.config.problems import InvalidConfigError, Problem, line_of, path_text, schema_failures, unknown_key
 from mercure.config.references import Broken, doubts, unresolved
+from mercure.config.rule_tags import ADDITIONAL_TAGS
 from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config
 from mercure.config.sections import MercureSection, ProcessorSection
@@ -193,7 +194,8 @@ class Builder:
     def _look_around(self, config: Config, places: list[int]) -> None:
         """Report names that lead nowhere, and what is allowed but hardly meant."""
         broken = Broken(self.broken["targets"], self.broken["modules"])
-        for doubt in (*unresolved(config, broken), *doubts(config)):
+        additional_tags = "dicom_receiver.additional_tags" if self.translation else ADDITIONAL_TAGS
+        for doubt in (*unresolved(config, broken), *doubts(config, additional_tags)):
             path = doubt.path
             if path[0] == "rules" and isinstance(path[1], int):
                 path = ("rules", places[path[1]], *path[2:])

@@ -3,17 +3,18 @@
 None of it makes an entry unusable: the rule stays, and what it takes waits where it can be seen.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from mercure.config.json_text import JsonPath
 from mercure.config.modules import chain_of, module_trouble
+from mercure.config.rule_tags import ADDITIONAL_TAGS, close_keyword, unseen_tags
 from mercure.config.rules import Rule
 from mercure.config.schema import Config
 from mercure.config.secrets import Secret
 from mercure.config.targets import DicomBase, ProcessingTarget
+from mercure.core.rules import Expression
 
 _PLACEHOLDERS = ("generate_random_key_here", "BOOKKEEPER_TOKEN_PLACEHOLDER", "PutSomethingRandomHere")
 
@@ -73,9 +74,8 @@ def _unknown_tags(names: Iterable[str]) -> Iterator[Doubt]:
     from pydicom.datadict import keyword_dict  # noqa: PLC0415 - large, and hardly a file asks for it
 
     for name in (name for name in keywords if name not in keyword_dict):
-        by_lower = {keyword.lower(): keyword for keyword in keyword_dict}
-        close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
-        guess = f"; did you mean {by_lower[close[0]]}?" if close else "; write its number as gggg,eeee"
+        close = close_keyword(name)
+        guess = f"; did you mean {close}?" if close else "; write its number as gggg,eeee"
         message = f"no DICOM dictionary has this keyword, so rules never see it{guess}"
         yield Doubt(("receiver", "additional_tags", name), message, "error", "reference")
 
@@ -140,9 +140,12 @@ def _why_no_module(name: str, config: Config, broken: Broken) -> str | None:
     return module_trouble(module, config.processor) if module else "there is no module of this name"
 
 
-def doubts(config: Config) -> Iterator[Doubt]:
-    """Find what is allowed but hardly meant."""
+def doubts(config: Config, additional_tags: str = ADDITIONAL_TAGS) -> Iterator[Doubt]:
+    """Find what is allowed but hardly meant. `additional_tags` is what the file calls that key of the receiver."""
     for index, rule in enumerate(config.rules):
+        condition = Expression.parse(rule.condition)
+        for _, message in unseen_tags(condition, config.receiver.additional_tags, additional_tags):
+            yield _warning(("rules", index, "condition"), message)
         if rule.action == "notification" or rule.notification_email or rule.notification_webhook:
             yield _warning(("rules", index), "notifications are not built yet: none is sent")
     for path, secret in (

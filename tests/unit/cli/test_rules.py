@@ -58,6 +58,33 @@ def test_a_tag_that_the_file_has_and_rules_do_not_see_is_said(site: Site, image:
     assert site("rules", "test", "float(tags.SliceLocation) > 1", "--file", image).out.startswith("matched")
 
 
+def test_a_tag_that_no_series_will_have_is_said_although_it_was_given(site: Site) -> None:
+    answer = site("rules", "test", "tags.KVP == '1'", "--tag", "KVP=1")
+    assert answer.out.startswith("matched")
+    assert "Hint: rules never see a tag 'KVP': add KVP to receiver.additional_tags." in answer.out
+    assert "did you mean Modality?" in site("rules", "test", "@Modalty@ == 'CT'", "--tag", "Modality=CT").out
+    assert site("rules", "test", "tags.Modality == 'CT'", "--tag", "Modality=CT", "--json").json["hints"] == []
+
+
+def test_what_only_a_reception_knows_is_asked_for_and_not_looked_for_in_the_file(site: Site, image: Path) -> None:
+    for rule in ("tags.ReceiverAET == 'A'", "@ReceiverAET@ == 'A'", "tags.receiveraet == 'A'"):
+        answer = site.process("rules", "test", rule, "--file", str(image))
+        assert answer.out.startswith("not matched")
+        assert "give --tag ReceiverAET=..." in answer.out
+        assert "additional tag" not in answer.out + answer.err
+    given = site("rules", "test", "tags.ReceiverAET == 'A'", "--file", image, "--tag", "ReceiverAET=A")
+    assert given.out.startswith("matched")
+    assert "Hint" not in given.out
+
+
+def test_one_hint_says_that_the_file_has_a_tag_that_rules_do_not_see(site: Site, image: Path) -> None:
+    for name in ("SliceLocation", "slicelocation"):
+        answer = site.process("rules", "test", f"tags.{name} == '1'", "--file", str(image))
+        assert answer.out.count("Hint: ") == 1
+        assert "the file has" in answer.out
+        assert "left out" not in answer.err
+
+
 def test_a_rule_works_without_any_configuration(site: Site, image: Path) -> None:
     site.config_file.unlink()
     assert site("rules", "test", "tags.Modality == 'CT'", "--file", image).status == Exit.OK
