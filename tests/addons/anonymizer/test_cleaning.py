@@ -8,6 +8,7 @@ from mercure_anonymizer.cleaning import Cleaner, harmless_words, identity_tokens
 from mercure_anonymizer.instance import deidentify, quiet_pydicom
 from mercure_anonymizer.report import Tally
 from mercure_anonymizer.settings import read_settings
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
@@ -178,3 +179,26 @@ def test_text_that_hides_in_a_number_a_date_or_a_uid_is_removed(tag: int, vr: by
         read = pydicom.dcmread(path)
     assert vr.decode() == read.get_item(tag).VR
     assert tag not in treated(read, "retain_uids", "retain_longitudinal_full_dates")
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"),
+    [
+        (0x00180050, "CS"),
+        (0x00180050, "LO"),
+        (0x00081090, "OB"),
+        (0x00080060, "OB"),
+        (0x00400260, "LT"),
+        (0x00280030, "UT"),
+    ],
+)
+def test_a_value_under_a_vr_that_is_not_its_own_is_removed(tag: int, vr: str) -> None:
+    made = builders.dataset("CT")
+    made[tag] = DataElement(tag, vr, b"SEKRET" if vr == "OB" else "SEKRET")
+    assert tag not in treated(made)
+
+
+def test_a_text_under_the_vr_of_another_text_stays() -> None:
+    made = builders.dataset("CT")
+    made[0x00081090] = DataElement(0x00081090, "SH", "Scan 7")
+    assert treated(made).ManufacturerModelName == "Scan 7"

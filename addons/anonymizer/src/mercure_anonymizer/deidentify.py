@@ -19,6 +19,7 @@ from mercure_anonymizer import graphics
 from mercure_anonymizer.actions import Option, find_row
 from mercure_anonymizer.assignments import Assignment, Macros
 from mercure_anonymizer.cleaning import Cleaner, is_public_code
+from mercure_anonymizer.elements import deciding_vr, has_foreign_vr, is_skeleton, names_a_kind, read_element
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.private import private_to_keep
 from mercure_anonymizer.profile import Profile, Step
@@ -37,9 +38,6 @@ from mercure_anonymizer.values import (
 )
 
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
-_CLASS_UIDS = ("SOPClass", "SOPClasses", "TransferSyntax", "CodingSchemeUID", "ContextUID", "MappingResourceUID")
-"""UIDs that name a kind, not an instance."""
-_SOFT_VRS = TEXT_VRS | {"PN", "AE", "UR", "UN"}
 _CODE_PARTS = frozenset({0x00080100, 0x00080102, 0x00080103})
 """Value, scheme and its version: only public codes are left when text is cleaned."""
 _UTC_OFFSET = re.compile(r"[+-]\d{4}")
@@ -94,7 +92,7 @@ class Walker:
 
     def _element(self, dataset: Dataset, tag: BaseTag, path: tuple[int, ...], *, strict: bool) -> Fate:
         """Treat one element that is neither graphic nor unwanted private."""
-        element = None if tag.group in (0, 2) or tag.element == _GROUP_LENGTH else _read(dataset, tag)
+        element = None if tag.group in (0, 2) or tag.element == _GROUP_LENGTH else read_element(dataset, tag)
         if element is None:
             del dataset[tag]
             return "removed"
@@ -103,7 +101,7 @@ class Walker:
             return self._assigned(dataset, element, assignment)
         if self.settings.preset == "none":
             return self._without_preset(dataset, element, path)
-        if not self._is_known(tag) or not is_well_formed(element) or _has_foreign_vr(element):
+        if not self._is_known(tag) or not is_well_formed(element) or has_foreign_vr(element):
             del dataset[tag]
             return "removed"
         if tag.is_private:
@@ -120,15 +118,15 @@ class Walker:
 
     def _without_preset(self, dataset: Dataset, element: DataElement, path: tuple[int, ...]) -> Fate:
         """Keep what has no command, or remove it, but for what makes an instance an image of its kind."""
-        if self.settings.remove_unknown_tags and not _is_skeleton(element.tag):
+        if self.settings.remove_unknown_tags and not is_skeleton(element.tag):
             del dataset[element.tag]
             return "removed"
         return self._inside(element, path, strict=False) if element.VR == "SQ" else "kept"
 
     def _by_profile(self, dataset: Dataset, element: DataElement, path: tuple[int, ...], *, strict: bool) -> Fate:
-        decision = self.profile.decide(int(element.tag), _kind(element), self.sop_class)
+        decision = self.profile.decide(int(element.tag), deciding_vr(element), self.sop_class)
         step = decision.step
-        if step is Step.NEW_UID and not decision.listed and _names_a_kind(element):
+        if step is Step.NEW_UID and not decision.listed and names_a_kind(element):
             return "kept"
         if is_empty(element) and step not in {Step.REMOVE, Step.KEEP} and int(element.tag) != _PATIENT_ID:
             return "kept"
@@ -224,43 +222,6 @@ def assign(dataset: Dataset, tag: int, text: str, vr: str = "") -> None:
         dataset[Tag(tag)] = DataElement(tag, vr, value)
     except (KeyError, ValueError, TypeError):
         raise InstanceError(f"{tag_name(tag)} cannot hold what set(...) gives") from None
-
-
-def _read(dataset: Dataset, tag: BaseTag) -> DataElement | None:
-    """Return the element, None when its value cannot be understood: then it may say anything."""
-    try:
-        element: DataElement = dataset[tag]
-        if element.VR == "UN" and not tag.is_private and find_row(int(tag)) is None:
-            return None
-        _ = element.value
-    except Exception:  # noqa: BLE001  # pydicom raises what it likes, with values in it
-        return None
-    return element
-
-
-def _kind(element: DataElement) -> str:
-    """Return the VR that decides: that of the dictionary where a file says something else."""
-    if element.tag.is_private or not dictionary_has_tag(element.tag):
-        return str(element.VR)
-    known = dictionary_VR(element.tag)
-    return str(element.VR) if element.VR in known.split() else known
-
-
-def _has_foreign_vr(element: DataElement) -> bool:
-    """Tell whether text stands where the dictionary has numbers, dates, codes or UIDs."""
-    if element.tag.is_private or not dictionary_has_tag(element.tag) or element.VR not in _SOFT_VRS:
-        return False
-    return not set(dictionary_VR(element.tag).split()) & _SOFT_VRS
-
-
-def _names_a_kind(element: DataElement) -> bool:
-    return any(part in element.keyword for part in _CLASS_UIDS)
-
-
-def _is_skeleton(tag: BaseTag) -> bool:
-    """Tell whether the attribute is of the kind without which nobody can display or store the instance."""
-    needed = {0x00080005, 0x00080016, 0x00080018, 0x00080060, 0x0020000D, 0x0020000E}
-    return int(tag) in needed or tag.group in (0x0028, 0x7FE0)
 
 
 def _replace_local_code(dataset: Dataset) -> None:
