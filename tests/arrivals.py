@@ -163,6 +163,7 @@ def targets_of(layout: Layout, stage: Stage, job_id: str) -> Sequence[str]:
 
 
 def _uids(folder: Path) -> list[str]:
-    if not folder.is_dir():
+    try:
+        return sorted(names.sop_instance_uid_of(path.name) for path in folder.iterdir() if path.suffix == ".dcm")
+    except (FileNotFoundError, NotADirectoryError):  # it was moved meanwhile
         return []
-    return sorted(names.sop_instance_uid_of(path.name) for path in folder.iterdir() if path.suffix == ".dcm")
