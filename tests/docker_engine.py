@@ -135,11 +135,17 @@ class OwnEngine(Engine):
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, or start anew after `kill`; containers and images are those of before. It answers on return."""
+        """Start, or start anew after `kill`; containers and images are those of before. It answers on return.
+
+        The engine ends with the thread that starts it, too.
+        """
         if os.geteuid() != 0:
             message = "No Docker engine answers, and only root can start one: start Docker, or run the tests as root."
             raise PeerError(message)
-        command = [program("dockerd", package="docker.io"), "--host", self.host, *self._arguments(), *self._extra]
+        # Tests that are killed cannot end their engine: the kernel tells it that they are gone.
+        guard = [setpriv, "--pdeathsig", "TERM", "--"] if (setpriv := shutil.which("setpriv")) else []
+        dockerd = program("dockerd", package="docker.io")
+        command = [*guard, dockerd, "--host", self.host, *self._arguments(), *self._extra]
         log = self.folder / "log"
         (self.folder / "daemon.json").write_text("{}", encoding="ascii")
         with log.open("ab") as output:
