@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ from mercure.dicom.commitment import CommitmentService
 from mercure.dicom.recovery import recover_drafts
 from mercure.dicom.storage_scp import StorageHandler, StorageService, Tally
 from mercure.dicom.tls_client import TlsFilesError
-from mercure.dicom.tls_server import server_context
+from mercure.dicom.tls_server import TlsHandshakeError, TlsServer
 from mercure.dicom.wire import Wire
 from mercure.dicom.worker_settings import WorkerSettings
 from mercure.spool.intake import Intake
@@ -58,7 +57,7 @@ class Worker:
         self._control = control
         self._settings: WorkerSettings | None = None
         self._service: StorageService | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._tls = TlsServer(self._tell_tls)
         self._open: dict[int, Wire] = {}
         self._serving: set[int] = set()
         self._ended = threading.Condition()
@@ -97,10 +96,7 @@ class Worker:
             old, self._settings = self._settings, settings
             kept = self._service.intake if self._service and old and _same_intake(old, settings) else None
             self._set_up(settings, kept)
-        try:
-            self._tls = server_context(settings.tls) if settings.tls else None
-        except TlsFilesError as error:
-            log.error("TLS files cannot be used, the ones before go on: %s", error)  # noqa: TRY400
+        self._tls.configure(settings.tls)
         self._send({"configured": True})
 
     def _set_up(self, settings: WorkerSettings, intake: Intake | None) -> None:
@@ -180,7 +176,7 @@ class Worker:
         association: AssociationSCP | None = None
         try:
             if message["tls"]:
-                connection = self._secure(connection)
+                connection = self._tls.secure(connection, _TLS_HANDSHAKE_SECONDS)
             wire = Wire(connection)
             self._open[number] = wire
             ready = self._ready()
@@ -191,6 +187,9 @@ class Worker:
             service, settings = ready
             association = AssociationSCP(wire, StorageHandler(service, peer), settings.policy, settings.timeouts)
             how = association.serve(REFUSALS.get(message.get("refuse") or ""))
+        except (TlsFilesError, TlsHandshakeError) as error:
+            how = f"TLS handshake failed: {error}"
+            connection.close()
         except OSError as error:
             how = f"connection failed: {error.strerror or type(error).__name__}"
             connection.close()
@@ -206,12 +205,6 @@ class Worker:
             self._send({"ended": number, "how": how, "calling": _printable(calling), "called": _printable(called)})
             with self._ended:
                 self._ended.notify_all()
-
-    def _secure(self, connection: socket.socket) -> ssl.SSLSocket:
-        if not self._tls:
-            raise ConnectionError("TLS is not configured")
-        connection.settimeout(_TLS_HANDSHAKE_SECONDS)  # for the whole handshake, not for each of its reads
-        return self._tls.wrap_socket(connection, server_side=True)
 
     def _stop(self, grace_seconds: float) -> None:
         """Let open associations end by themselves for a while, then end them."""
@@ -235,6 +228,9 @@ class Worker:
             "called_ae_title": _printable(origin.called_ae_title),
         }
         self._send({"association": {"how": how, **asdict(origin), **titles, **asdict(tally)}})
+
+    def _tell_tls(self, trouble: str, is_usable: bool) -> None:  # noqa: FBT001
+        self._send({"tls_files": {"trouble": trouble, "is_usable": is_usable}})
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the receiver is gone: `run` sees that too

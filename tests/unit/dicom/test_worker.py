@@ -37,8 +37,11 @@ class Control:
         self._number = 0
 
     def configure(self, settings: WorkerSettings) -> None:
-        self._control.send(json.dumps({"settings": asdict(settings)}).encode())
+        self.send_settings(settings)
         self.hear("configured")
+
+    def send_settings(self, settings: WorkerSettings) -> None:
+        self._control.send(json.dumps({"settings": asdict(settings)}).encode())
 
     def hear(self, key: str) -> dict[str, Any]:
         """The next message with this key; others are passed over."""
@@ -161,18 +164,30 @@ def test_what_a_worker_leaves_that_dies_is_recovered_while_this_one_lives(
 
 
 def test_tls_files_that_cannot_be_used_are_named_and_the_ones_before_go_on(
-    settings: WorkerSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: WorkerSettings, tmp_path: Path
 ) -> None:
     files = Authority(tmp_path / "tls").issue("receiver")
     good = TLSFiles(str(files.key), str(files.certificate))
     with running_worker() as control:
         control.configure(replace(settings, tls=good))
-        control.configure(replace(settings, tls=replace(good, cert=str(tmp_path / "none"))))
-        assert f"certificate {tmp_path / 'none'}: No such file" in caplog.text
+        control.send_settings(replace(settings, tls=replace(good, cert=str(tmp_path / "none"))))
+        said = control.hear("tls_files")["tls_files"]
+        assert said == {"trouble": f"certificate {tmp_path / 'none'}: No such file or directory", "is_usable": True}
         caller = control.connect(tls=True)
         caller.send(b"no TLS at all")
         caller.socket.close()
-        assert "connection failed" in control.hear("ended")["how"]
+        assert control.hear("ended")["how"] == "TLS handshake failed: wrong version number"
+
+
+def test_without_tls_files_a_connection_is_ended_with_the_reason(settings: WorkerSettings, tmp_path: Path) -> None:
+    with running_worker() as control:
+        control.send_settings(replace(settings, tls=TLSFiles("none", str(tmp_path / "none"))))
+        reason = f"certificate {tmp_path / 'none'}: No such file or directory"
+        assert control.hear("tls_files")["tls_files"] == {"trouble": reason, "is_usable": False}
+        caller = control.connect(tls=True)
+        assert caller.pdu() == (0, b""), "it is closed"
+        assert control.hear("ended")["how"] == f"TLS handshake failed: {reason}"
+        caller.socket.close()
 
 
 def test_a_worker_may_open_as_many_files_as_the_system_allows(settings: WorkerSettings) -> None:
