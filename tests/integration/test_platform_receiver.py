@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -222,6 +223,39 @@ def test_tls_files_that_cannot_be_used_leave_the_plain_port_and_the_old_files_at
     with receiving(tmp_path, tls_port=free_port(), worker={"tls": bad}) as running:
         assert peers.echoscu(running.receiver.ports[0]).returncode == 0
         assert peers.echoscu(running.receiver.ports[1], extra_args=dcmtk_tls(None, authority.path)).returncode != 0
+
+
+def test_a_renewed_certificate_is_used_for_the_next_association(tmp_path: Path) -> None:
+    old, new = Authority(tmp_path / "pki"), Authority(tmp_path / "new", "new")
+    own = old.issue("receiver")
+    with receiving(tmp_path, tls_port=free_port(), worker={"tls": tls_files(own)}) as running:
+        secure = running.receiver.ports[1]
+        pids = running.pids
+        assert peers.echoscu(secure, extra_args=dcmtk_tls(None, old.path)).returncode == 0
+        renewed = new.issue("receiver")
+        shutil.copyfile(renewed.key, own.key)
+        shutil.copyfile(renewed.certificate, own.certificate)
+        assert peers.echoscu(secure, extra_args=dcmtk_tls(None, new.path)).returncode == 0
+        assert peers.echoscu(secure, extra_args=dcmtk_tls(None, old.path)).returncode != 0
+        assert running.pids == pids
+
+
+def test_a_receiver_with_tls_only_and_without_its_files_says_so_and_takes_them_up_when_they_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    authority = Authority(tmp_path / "pki")
+    own = authority.issue("receiver")
+    aside = shutil.move(own.key, tmp_path / "aside")
+    with receiving(tmp_path, workers=2, port=None, tls_port=free_port(), worker={"tls": tls_files(own)}) as running:
+        (secure,) = running.receiver.ports
+        said = f"NO TLS association can be accepted until this is mended: key {own.key}: No such file"
+        wait_until(lambda: said in caplog.text, "it is said at the start")
+        assert peers.echoscu(secure, extra_args=dcmtk_tls(None, authority.path)).returncode != 0
+        assert caplog.text.count(said) == 1, "and not by each worker"
+        shutil.move(aside, own.key)
+        assert peers.echoscu(secure, extra_args=dcmtk_tls(None, authority.path)).returncode == 0
+        wait_until(lambda: "TLS files can be used now" in caplog.text, "it is said")
 
 
 def test_ports_change_while_associations_go_on(tmp_path: Path) -> None:

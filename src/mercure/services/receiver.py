@@ -93,6 +93,7 @@ class Receiver:
         self._workers: list[_WorkerProcess] = []
         self._missing_since: list[float] = []
         self._number = 0
+        self._tls_files: dict[str, Any] = {}
         self.ports: tuple[int, ...] = ()
         self.listening = threading.Event()
 
@@ -231,8 +232,22 @@ class Receiver:
             self._on_end(peer, str(message.get("how", "")))
         elif "association" in message:
             self._on_association(message["association"])
+        elif "tls_files" in message:
+            self._say_tls_files(message["tls_files"])
         elif "recovered" in message:
             self._on_recovered(int(message["recovered"]))
+
+    def _say_tls_files(self, state: dict[str, Any]) -> None:
+        """Say once what each of the workers finds for itself."""
+        if state == self._tls_files:
+            return
+        self._tls_files = state
+        if not state["trouble"]:
+            log.info("the TLS files can be used now")
+        elif state["is_usable"]:
+            log.error("the TLS files cannot be used, the ones before go on: %s", state["trouble"])
+        else:
+            log.error("NO TLS association can be accepted until this is mended: %s", state["trouble"])
 
     def _bury(self, worker: _WorkerProcess) -> None:
         self._selector.unregister(worker.control)
@@ -272,6 +287,8 @@ class Receiver:
                 self._ports_again_at = time.monotonic() + _PORTS_AGAIN_SECONDS
                 settings = replace(settings, host=old.host, port=old.port, tls_port=old.tls_port)
         self._settings = settings
+        if not settings.worker.tls:
+            self._tls_files = {}
         for worker in self._employed():
             self._tell(worker, settings)
         self._match_workers()
