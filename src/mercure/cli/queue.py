@@ -88,15 +88,29 @@ def retry(
             help="Jobs that failed in their modules: with the settings they were made with, not those of today.",
         ),
     ] = False,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Series in discard/, or that failed at routing: route them again by this rule, without asking it.",
+        ),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Let jobs go on: failed ones from where they failed, deferred ones at once.
 
     A job that failed in its modules is processed anew from what was received, with its rule and its modules as they
-    are configured today. A target gets only what it has not confirmed. Exit status 1: one of them could not be retried.
+    are configured today. A target gets only what it has not confirmed. With --rule, which also brings series back from
+    discard/, one rule is followed whether its condition holds or not, even if it is disabled. Exit status 1: one of
+    them could not be retried.
     """
     if bool(jobs) == all_failed:
         raise CommandError("give either jobs or --all-failed", "`mercure queue list` shows them.", Exit.USAGE)
+    if rule is not None:
+        _check_rule(rule, alone=not all_failed and not as_then)
+        operator = _operator()
+        _report([operator.route_by(job, rule) for job in jobs or ()], as_json=as_json)
+        return
     operator = _operator()
     chosen, skipped = operator.failed() if all_failed else (jobs or [], 0)
     if skipped:
@@ -130,6 +144,23 @@ def release(jobs: HeldJobs = None, *, stage: HeldStage = None, as_json: JSON = F
     """End a hold."""
     operator, chosen = _held(jobs, stage)
     _report([operator.release(*one) for one in chosen], as_json=as_json)
+
+
+def _check_rule(name: str, *, alone: bool) -> None:
+    """Refuse a rule that no series can be routed by: it would go to error/, and nobody would see why at once."""
+    if not alone:
+        raise CommandError("--rule goes with jobs only", "Leave out --all-failed and --as-then.", Exit.USAGE)
+    loaded = installation.configuration()
+    known = [rule.name for rule in loaded.config.rules]
+    if name in loaded.broken_rules:
+        message = f"rule {name!r} cannot be read: {loaded.broken_rules[name]}"
+        raise CommandError(clean(message), "`mercure config check` shows every problem.", Exit.CONFIGURATION)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        remedy = (
+            f"Did you mean {close[0]!r}?" if close else f"Rules of the configuration: {', '.join(known) or 'none'}."
+        )
+        raise CommandError(f"there is no rule {clean(name)[:128]!r}", clean(remedy), Exit.USAGE)
 
 
 def _operator() -> Operator:

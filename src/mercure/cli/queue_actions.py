@@ -63,6 +63,17 @@ class Operator:
 
         return self._act(job_id, act)
 
+    def route_by(self, job_id: str, rule: str) -> Acted:
+        """Have a series that was discarded, or that failed at routing, routed again by one rule."""
+
+        def act(view: JobView) -> str:
+            _check_can_be_routed(view)
+            message = controls.route_by(self._layout, job_id, rule, self._now())
+            self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}, by rule {rule!r}")
+            return message
+
+        return self._act(job_id, act)
+
     def cancel(self, job_id: str) -> Acted:
         """Stop a job. One that runs is told to the journal by the service that stops it."""
 
@@ -165,8 +176,28 @@ def _check_can_be_retried(view: JobView) -> None:
             f"job {view.id} is broken DICOM and cannot be retried: have it sent again; "
             "`mercure queue show` says where the file is"
         )
-    if view.stage in (Stage.SUCCESS, Stage.DISCARD):
-        raise SpoolError(f"the job has ended, in {view.stage.value}/: there is nothing to retry")
+    if view.stage is Stage.DISCARD:
+        raise SpoolError(
+            f"job {view.id} was discarded: `mercure queue retry {view.id} --rule NAME` routes it again, "
+            "by the rule that you name"
+        )
+    if view.stage is Stage.SUCCESS:
+        raise SpoolError("the job has ended, in success/: there is nothing to retry")
+
+
+def _check_can_be_routed(view: JobView) -> None:
+    """Raise `SpoolError` for what is no series that can be routed again, saying what helps instead."""
+    failed_at = view.job.fail_stage if view.job else None
+    if view.stage is Stage.ERROR and failed_at in (FailStage.PROCESSING, FailStage.DISPATCHING):
+        raise SpoolError(
+            f"job {view.id} was routed already and failed later: "
+            f"`mercure queue retry {view.id}`, without --rule, lets it go on"
+        )
+    if view.stage not in (Stage.ERROR, Stage.DISCARD):
+        raise SpoolError(
+            f"job {view.id} stands in {view.stage.value}/: only series in discard/, and those that failed at routing, "
+            "can be routed again"
+        )
 
 
 def _check_has_not_ended(view: JobView, what: str) -> None:

@@ -43,7 +43,7 @@ def unseen_tags(
 
 
 def readable_name(name: str) -> str | None:
-    """Return what `receiver.additional_tags` must say for this keyword, in any case, or number to be read; else None."""
+    """Return what the configuration must name for this keyword, in any case, or number to be read; else None."""
     attribute = _find(name)
     return _spelled(name, attribute) if attribute and attribute.has_text else None
 
