@@ -342,6 +342,39 @@ def test_arguments_that_lead_out_of_the_container_are_refused_at_the_start(site:
         site.runner.start(site.order("true", docker_arguments=arguments))
 
 
+def test_secrets_of_a_module_are_in_no_error_and_in_no_label(site: Site) -> None:
+    order = site.order("true", environment={"TOKEN": "s3cret"}, docker_arguments={"runtime": "no-such-runtime"})
+
+    with pytest.raises(PermanentError, match="no-such-runtime") as raised:
+        site.runner.start(order)
+
+    assert "s3cret" not in str(raised.value)
+    running = site.runner.start(site.order(WAITS, environment={"TOKEN": "s3cret"}))
+    assert "s3cret" not in str(site.containers())
+    running.close()
+
+
+@pytest.mark.parametrize("name", ["in", "out"])
+def test_a_folder_that_the_engine_does_not_find_is_an_error_and_leaves_nothing(site: Site, name: str) -> None:
+    (site.folder / name).rename(site.folder / "elsewhere")
+
+    with pytest.raises(JobError):
+        site.runner.start(site.order("true"))
+
+    assert not (site.folder / name).exists()
+
+
+def test_a_module_that_closes_its_output_is_followed_to_its_end(site: Site) -> None:
+    running = site.runner.start(site.order(f"{WAITS.replace('until', 'exec >&- 2>&-; until')}"))
+    try:
+        site.until_written("began")
+        (site.out / "go").touch()
+        assert ended(running) == 5
+        assert site.text == "began\n"
+    finally:
+        running.close()
+
+
 def test_a_gpu_that_the_engine_does_not_know_is_refused_for_good(site: Site) -> None:
     with pytest.raises(PermanentError, match="GPU"):
         site.runner.start(site.order("true", limits=Limits(gpus=("0",))))
