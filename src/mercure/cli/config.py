@@ -66,6 +66,7 @@ def _report(path: Path, loaded: Loaded | None, problems: tuple[Problem, ...]) ->
     return {
         "file": path,
         "usable": loaded is not None,
+        "taken_while_running": loaded is not None and not loaded.schema_errors,
         "form": loaded.form if loaded else None,
         "revision": loaded.revision if loaded else None,
         "problems": [
@@ -90,7 +91,18 @@ def _print_problems(path: Path, loaded: Loaded | None, problems: tuple[Problem, 
     verdict = f"{counted(errors, 'error')}, {counted(len(problems) - errors, 'warning')}" if problems else "no problems"
     say(f"{path}: {verdict}; {summary}{form}.")
     if errors:
-        say("The rest of the configuration works; series that need what is broken wait in error/ until it is mended.")
+        _print_consequences(loaded)
+
+
+def _print_consequences(loaded: Loaded) -> None:
+    """Say what services that run, and what a start, would do with a file that has errors."""
+    if not loaded.schema_errors:
+        say("Services that run take this file. Series that need what it lacks wait in error/ until that is mended.")
+        return
+    kinds = (("rule", loaded.broken_rules), ("target", loaded.broken_targets), ("module", loaded.broken_modules))
+    aside = ", ".join(f"{kind} {name!r}" for kind, names in kinds for name in names)
+    say("Services that run refuse this file as a whole: they go on with the last good configuration.")
+    say(clean(f"A start would set aside {aside} and work with the rest; series that need those would wait in error/."))
 
 
 @app.command()

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.cli.site import Site
 
 from mercure.cli.exits import Exit
+from mercure.config.store import ConfigStore
 
 FLAT = {
     "appliance_name": "old",
@@ -35,6 +36,47 @@ def test_every_problem_is_shown_with_path_and_line(site: Site) -> None:
     assert f"{site.config_file}:{wrong}: error: rules[1].conditoin: unknown key; did you mean condition?" in answer.out
     assert "'pasc': there is no target of this name" in answer.out
     assert "2 errors" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("collection", "name", "entry", "aside"),
+    [
+        ("targets", "odd", {"target_type": "pigeon"}, "target 'odd'"),
+        ("modules", "seg\x1b", {}, "module 'seg"),
+        ("rules", 0, {"name": "ct", "condition": "tags.Modality ="}, "rule 'ct'"),
+    ],
+)
+def test_a_file_with_a_fault_of_its_own_is_what_services_refuse_and_a_start_takes_in_part(
+    site: Site, collection: str, name: str | int, entry: dict[str, str], aside: str
+) -> None:
+    store = ConfigStore(site.config_file)
+    good = store.load()
+    site.configuration.setdefault(collection, {})[name] = entry
+    site.write()
+    answer = site("config", "check")
+    assert answer.status == Exit.FAILED
+    assert "Services that run refuse this file as a whole" in answer.out
+    assert f"A start would set aside {aside}" in answer.out
+    assert "\x1b" not in answer.out
+    as_json = site("config", "check", "--json").json
+    assert (as_json["usable"], as_json["taken_while_running"]) == (True, False)
+    assert store.poll() is None
+    assert store.current is good
+    assert ConfigStore(site.config_file).load().broken_rules.keys() <= {"ct"}
+
+
+def test_a_file_whose_names_lead_nowhere_is_taken_by_services(site: Site) -> None:
+    store = ConfigStore(site.config_file)
+    good = store.load()
+    site.configuration["rules"][0]["target"] = ["pasc"]
+    site.write()
+    answer = site("config", "check")
+    assert answer.status == Exit.FAILED
+    assert "Services that run take this file." in answer.out
+    assert "refuse" not in answer.out
+    assert site("config", "check", "--json").json["taken_while_running"] is True
+    assert store.poll() is not None
+    assert store.current is not good
 
 
 def test_problems_are_also_json(site: Site) -> None:
