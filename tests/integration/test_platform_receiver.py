@@ -40,10 +40,16 @@ class Running:
         self.settings = settings
         self.reports: list[dict[str, Any]] = []
         self.recovered: list[int] = []
-        self.receiver = Receiver(settings, on_association=self.reports.append, on_recovered=self.recovered.append)
+        self.ends: list[tuple[str, ...]] = []
+        self.receiver = Receiver(
+            settings, on_association=self.reports.append, on_recovered=self.recovered.append, on_end=self._end
+        )
         self.stop = threading.Event()
         self.failed: list[BaseException] = []
         self.thread = threading.Thread(target=self._run)
+
+    def _end(self, *told: str) -> None:
+        self.ends.append(told)
 
     def _run(self) -> None:
         try:
@@ -166,6 +172,28 @@ def test_only_allowed_networks_and_ae_titles_get_in(tmp_path: Path) -> None:
         wait_until(lambda: answer(running.port, called_ae="OURS") == UNKNOWN_CALLER, "the caller is not allowed")
 
 
+def test_who_was_rejected_and_why_is_told_for_each_cause(tmp_path: Path) -> None:
+    def ended(running: Running, count: int) -> tuple[str, ...]:
+        wait_until(lambda: len(running.ends) == count, f"{count} connections have ended")
+        return running.ends[-1]
+
+    who = ("SENDER", "THEIRS")
+    with receiving(tmp_path, networks=(ipaddress.ip_network("198.51.100.0/24"),)) as running:
+        assert answer(running.port, called_ae="THEIRS") == UNKNOWN_CALLER
+        why = "rejected: its address is in none of receiver.networks (result 1, source 1, reason 3)"
+        assert ended(running, 1) == ("127.0.0.1", why, *who)
+    with receiving(tmp_path, worker={"calling_ae_titles": ("NOBODY",)}) as running:
+        assert answer(running.port, called_ae="THEIRS") == UNKNOWN_CALLER
+        why = "rejected: the calling AE title is not in receiver.calling_ae_titles (result 1, source 1, reason 3)"
+        assert ended(running, 1) == ("127.0.0.1", why, *who)
+    with receiving(tmp_path, maximum_associations_per_peer=1) as running, called(running.port):
+        assert answer(running.port, called_ae="THEIRS") == LOCAL_LIMIT
+        assert "receiver.maximum_associations_per_peer is reached" in ended(running, 1)[1]
+    with receiving(tmp_path, maximum_associations=1) as running, called(running.port):
+        assert answer(running.port, called_ae="THEIRS") == LOCAL_LIMIT
+        assert "receiver.maximum_associations is reached" in ended(running, 1)[1]
+
+
 def test_ipv6_and_ipv4_are_served_by_one_port_and_count_as_what_they_are(tmp_path: Path) -> None:
     with receiving(tmp_path, host="", networks=(ipaddress.ip_network("127.0.0.1/32"),)) as running:
         assert answer(running.port) == "accepted"
@@ -205,6 +233,7 @@ def test_mutual_tls_lets_in_only_whom_the_authority_signed(tmp_path: Path) -> No
         known, unknown = authority.issue("sender"), stranger.issue("sender")
         assert peers.echoscu(secure, extra_args=dcmtk_tls(known, authority.path)).returncode == 0
         assert peers.echoscu(secure, extra_args=dcmtk_tls(unknown, authority.path)).returncode != 0
+        wait_until(lambda: any("handshake failed: certificate of the peer" in end[1] for end in running.ends), "why")
         assert peers.echoscu(secure, extra_args=dcmtk_tls(None, authority.path)).returncode != 0
 
 

@@ -39,9 +39,24 @@ log = logging.getLogger(__name__)
 
 REFUSALS = {
     "limit": pdu.REJECT_LOCAL_LIMIT,
+    "limit of the address": pdu.REJECT_LOCAL_LIMIT,
     "network": pdu.REJECT_CALLING_AE_TITLE,
 }
 """Why the receiver hands over a connection only to have it rejected."""
+
+_REFUSED_BECAUSE = {
+    "limit": "receiver.maximum_associations is reached",
+    "limit of the address": "receiver.maximum_associations_per_peer is reached",
+    "network": "its address is in none of receiver.networks",
+}
+_REJECTED_BECAUSE = {
+    pdu.REJECT_APPLICATION_CONTEXT: "its application context is not that of DICOM",
+    pdu.REJECT_CALLING_AE_TITLE: "the calling AE title is not in receiver.calling_ae_titles",
+    pdu.REJECT_CALLED_AE_TITLE: "the called AE title is not in receiver.called_ae_titles",
+    pdu.REJECT_PROTOCOL_VERSION: "its version of the upper layer protocol is not supported",
+    pdu.REJECT_CONGESTION: "less than receiver.min_free_space_gb is free, or the folder incoming cannot be used",
+}
+"""For a person. The peer gets numbers only, and the same ones for different causes (PS3.8 9.3.4)."""
 
 _MESSAGE_BYTES = 1 << 18
 _TLS_HANDSHAKE_SECONDS = 15.0
@@ -202,7 +217,8 @@ class Worker:
             if ready:
                 self._leave(ready[0].intake)
             calling, called = association.ae_titles if association else ("", "")
-            self._send({"ended": number, "how": how, "calling": _printable(calling), "called": _printable(called)})
+            how = _with_cause(how, message.get("refuse") or "")
+            self._send({"ended": number, "how": how, "calling": calling, "called": called})
             with self._ended:
                 self._ended.notify_all()
 
@@ -222,12 +238,8 @@ class Worker:
             self._service.intake.close()
 
     def _report(self, how: str, origin: Origin, tally: Tally) -> None:
-        """Tell the receiver what an association brought."""
-        titles = {
-            "calling_ae_title": _printable(origin.calling_ae_title),
-            "called_ae_title": _printable(origin.called_ae_title),
-        }
-        self._send({"association": {"how": how, **asdict(origin), **titles, **asdict(tally)}})
+        """Tell the receiver what an association brought. AE titles are as the peer sent them: who prints, escapes."""
+        self._send({"association": {"how": how, **asdict(origin), **asdict(tally)}})
 
     def _tell_tls(self, trouble: str, is_usable: bool) -> None:  # noqa: FBT001
         self._send({"tls_files": {"trouble": trouble, "is_usable": is_usable}})
@@ -245,9 +257,17 @@ def _same_intake(old: WorkerSettings, new: WorkerSettings) -> bool:
     return (old.folders, old.fsync, old.hold_open) == (new.folders, new.fsync, new.hold_open)
 
 
-def _printable(title: str) -> str:
-    """Write an AE title so that it can stand in a log: a peer may send line ends and escape sequences."""
-    return title.encode("unicode_escape").decode("ascii")
+def _with_cause(how: str, refusal: str) -> str:
+    """Say in words why an association was rejected; anything else is returned as it is."""
+    prefix, numbers = how.partition(": ")[::2]
+    if prefix != "rejected":
+        return how
+    causes = {
+        f"result {answer.result}, source {answer.source}, reason {answer.reason}": cause
+        for answer, cause in _REJECTED_BECAUSE.items()
+    }
+    cause = _REFUSED_BECAUSE.get(refusal) or causes.get(numbers)
+    return f"rejected: {cause} ({numbers})" if cause else how
 
 
 def plain_address(address: str) -> str:

@@ -76,9 +76,13 @@ class Receiver:
         *,
         on_association: Callable[[dict[str, Any]], None] = lambda _report: None,
         on_recovered: Callable[[int], None] = lambda _count: None,
-        on_end: Callable[[str, str], None] = lambda _peer, _how: None,
+        on_end: Callable[[str, str, str, str], None] = lambda _peer, _how, _calling, _called: None,
     ) -> None:
-        """Prepare; nothing listens yet."""
+        """Prepare; nothing listens yet.
+
+        `on_end` gets the address of the peer, how its connection ended, and the calling and called AE title as the peer
+        sent them, or "".
+        """
         self._settings = settings
         self._wanted = settings
         self._on_association = on_association
@@ -175,7 +179,7 @@ class Receiver:
             return
         refusal = self._refusal(peer)
         if refusal and not self._may_be_told(peer):
-            self._on_end(peer, f"closed ({refusal}): too many connections")
+            self._on_end(peer, f"closed ({refusal}): too many connections", "", "")
             return
         self._number += 1
         message = {"connection": self._number, "peer": peer, "tls": tls, "refuse": refusal}
@@ -196,9 +200,9 @@ class Receiver:
         if not self._is_allowed(peer):
             return "network"
         counts = Counter(peer for worker in self._workers for peer in worker.connections.values())
-        if counts.total() >= settings.maximum_associations or counts[peer] >= settings.maximum_associations_per_peer:
+        if counts.total() >= settings.maximum_associations:
             return "limit"
-        return ""
+        return "limit of the address" if counts[peer] >= settings.maximum_associations_per_peer else ""
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class Receiver:
         message = json.loads(data)
         if "ended" in message:
             peer = worker.connections.pop(message["ended"], "") or worker.refused.pop(message["ended"], "")
-            self._on_end(peer, str(message.get("how", "")))
+            self._on_end(peer, message["how"], message["calling"], message["called"])
         elif "association" in message:
             self._on_association(message["association"])
         elif "tls_files" in message:

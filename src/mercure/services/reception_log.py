@@ -12,22 +12,28 @@ _AGAIN_SECONDS = 60.0
 """The same trouble with the same peer is said once a minute: a scanner that is refused calls again and again."""
 
 _MOST_REMEMBERED = 1000
-_TROUBLES = ("rejected", "aborted:", "timed out", "closed (")
+_MOST_TITLES = 10
+"""Pairs of AE titles that one peer can have named in this time, for the same trouble; it can invent any number."""
+
+_TROUBLES = ("rejected", "aborted:", "timed out", "closed (", "TLS handshake failed")
 
 
 class ReceptionLog:
-    """Takes the reports of the receiver. AE titles are printed with escapes: a peer can put anything into them."""
+    """Takes the reports of the receiver. AE titles are printed with escapes: a peer can put anything into them.
+
+    Here and nowhere before, so that they are escaped once.
+    """
 
     def __init__(self, clock: Clock, events: EventSink) -> None:
         """Start with nothing said."""
         self._clock = clock
         self._events = events
-        self._said: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, str], tuple[float, set[str]]] = {}
 
     def association(self, report: dict[str, Any]) -> None:
         """Say what an association brought that stored or refused something."""
         now = self._clock.now()
-        titles = f"{report['calling_ae_title']!r} to {report['called_ae_title']!r} from {report['peer_address']}"
+        titles = f"{_titles(report['calling_ae_title'], report['called_ae_title'])} from {report['peer_address']}"
         ended = f"{titles}: {report['how']}"
         stored, refused = int(report["stored"]), int(report["refused"])
         self._events.emit(
@@ -44,23 +50,33 @@ class ReceptionLog:
         elif stored:
             log.info("association %s: %d instances stored", ended, stored)
 
-    def end(self, peer: str, how: str) -> None:
+    def end(self, peer: str, how: str, calling_ae_title: str = "", called_ae_title: str = "") -> None:
         """Say how a connection ended, if somebody must know: it was rejected, broken off, or closed unheard."""
-        if not how.startswith(_TROUBLES) or not self._is_new(peer, how):
+        has_titles = calling_ae_title or called_ae_title
+        titles = f" ({_titles(calling_ae_title, called_ae_title)})" if has_titles else ""
+        if not how.startswith(_TROUBLES) or not self._is_new(peer, how, titles):
             return
-        log.warning("connection from %s %s", peer, how)
-        self._events.emit(Event(EventKind.ASSOCIATION_REJECTED, self._clock.now(), detail=f"{peer}: {how}"))
+        log.warning("connection from %s%s %s", peer, titles, how)
+        self._events.emit(Event(EventKind.ASSOCIATION_REJECTED, self._clock.now(), detail=f"{peer}{titles}: {how}"))
 
     def recovered(self, count: int) -> None:
         """Say that instances which a dead worker had acknowledged were found again."""
         log.warning("%d instances of a receiver that died were recovered", count)
         self._events.emit(Event(EventKind.RECOVERED, self._clock.now(), count=count))
 
-    def _is_new(self, peer: str, how: str) -> bool:
+    def _is_new(self, peer: str, how: str, titles: str) -> bool:
         moment = self._clock.monotonic()
-        if moment - self._said.get((peer, how), float("-inf")) < _AGAIN_SECONDS:
+        since, said = self._said.get((peer, how), (float("-inf"), set()))
+        if moment - since >= _AGAIN_SECONDS:
+            if len(self._said) >= _MOST_REMEMBERED:
+                self._said.clear()
+            since, said = moment, set()
+            self._said[peer, how] = since, said
+        if titles in said or len(said) >= _MOST_TITLES:
             return False
-        if len(self._said) >= _MOST_REMEMBERED:
-            self._said.clear()
-        self._said[peer, how] = moment
+        said.add(titles)
         return True
+
+
+def _titles(calling: str, called: str) -> str:
+    return f"{calling!r} to {called!r}"

@@ -22,6 +22,7 @@ from tests.sender import Caller, associate_rq, store
 
 from mercure.dicom import part10, pdu
 from mercure.dicom import worker as module
+from mercure.dicom.pdu import AssociateRQ, ProposedContext
 from mercure.dicom.worker import Worker
 from mercure.dicom.worker_settings import TLSFiles, WorkerSettings, layout_folders
 from mercure.spool import layout as names
@@ -99,7 +100,7 @@ def associated(caller: Caller, request: bytes | None = None) -> Caller:
     return caller
 
 
-def test_how_an_association_ended_is_told_with_titles_that_can_stand_in_a_log(settings: WorkerSettings) -> None:
+def test_how_an_association_ended_is_told_with_titles_as_the_peer_sent_them(settings: WorkerSettings) -> None:
     settings = replace(settings, called_ae_titles=("MERCURE",))
     with running_worker() as control:
         control.configure(settings)
@@ -109,20 +110,52 @@ def test_how_an_association_ended_is_told_with_titles_that_can_stand_in_a_log(se
         rejected.socket.close()
         assert control.hear("ended") == {
             "ended": 1,
-            "how": "rejected: result 1, source 1, reason 7",
-            "calling": "A\\n\\x1b[2JB",
-            "called": "\\xc9\\\\",
+            "how": "rejected: the called AE title is not in receiver.called_ae_titles (result 1, source 1, reason 7)",
+            "calling": "A\n\x1b[2JB",
+            "called": "\xc9\\",
         }
         accepted = associated(control.connect(), associate_rq(calling="CT\r1"))
         accepted.release()
         accepted.socket.close()
-        assert control.hear("association")["association"]["calling_ae_title"] == "CT\\r1"
-        assert control.hear("ended") == {"ended": 2, "how": "released", "calling": "CT\\r1", "called": "MERCURE"}
+        assert control.hear("association")["association"]["calling_ae_title"] == "CT\r1"
+        assert control.hear("ended") == {"ended": 2, "how": "released", "calling": "CT\r1", "called": "MERCURE"}
         silent = control.connect()
         silent.socket.close()
         ended = control.hear("ended")
         assert ended["how"].startswith("connection lost")
         assert (ended["calling"], ended["called"]) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "refuse", "request_", "expected"),
+    [
+        ({"calling_ae_titles": ("X",)}, "", {}, "the calling AE title is not in receiver.calling_ae_titles (result 1,"),
+        ({"called_ae_titles": ("X",)}, "", {}, "the called AE title is not in receiver.called_ae_titles (result 1,"),
+        ({}, "network", {}, "its address is in none of receiver.networks (result 1, source 1, reason 3)"),
+        ({}, "limit", {}, "receiver.maximum_associations is reached (result 2, source 3, reason 2)"),
+        ({}, "limit of the address", {}, "receiver.maximum_associations_per_peer is reached (result 2, source 3,"),
+        ({"min_free_bytes": 1 << 62}, "", {}, "less than receiver.min_free_space_gb is free, or"),
+        ({}, "", {"protocol_version": 2}, "its version of the upper layer protocol is not supported (result 1, source"),
+        ({}, "", {"application_context": "1.2"}, "its application context is not that of DICOM (result 1, source 1, "),
+    ],
+    ids=["calling", "called", "network", "limit", "limit of the address", "disk", "protocol", "application"],
+)
+def test_why_an_association_was_rejected_is_told_in_words_and_in_numbers(
+    settings: WorkerSettings, changes: dict[str, Any], refuse: str, request_: dict[str, Any], expected: str
+) -> None:
+    contexts = (ProposedContext(1, CT_STORAGE, (EXPLICIT_LITTLE,)),)
+    request = AssociateRQ("MERCURE", "SENDER", contexts, **request_)
+    encoded = request.encode()
+    version = request.protocol_version.to_bytes(2, "big")  # `encode` writes 1, the only one there is
+    with running_worker() as control:
+        control.configure(replace(settings, **changes))
+        caller = control.connect(refuse=refuse)
+        caller.send(encoded[:6] + version + encoded[8:])
+        assert caller.pdu()[0] == pdu.PDUType.ASSOCIATE_RJ
+        caller.socket.close()
+        ended = control.hear("ended")
+    assert ended["how"].startswith(f"rejected: {expected}")
+    assert (ended["calling"], ended["called"]) == ("SENDER", "MERCURE")
 
 
 def test_an_intake_that_is_not_wanted_any_more_is_closed_with_its_last_association(

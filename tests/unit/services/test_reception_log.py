@@ -60,6 +60,39 @@ def test_a_rejection_is_said_once_a_minute_for_each_peer(caplog: pytest.LogCaptu
     assert len(caplog.records) == 3
 
 
+def test_a_rejection_names_the_ae_titles_and_escapes_them_once(caplog: pytest.LogCaptureFixture) -> None:
+    events = Recorded()
+    ReceptionLog(FakeClock(), events).end("10.0.0.1", "rejected: because (result 1)", "\x1b[2J", "MERCURE\n")
+    (event,) = events.events
+    assert event.detail == r"10.0.0.1 ('\x1b[2J' to 'MERCURE\n'): rejected: because (result 1)"
+    assert caplog.messages == [r"connection from 10.0.0.1 ('\x1b[2J' to 'MERCURE\n') rejected: because (result 1)"]
+
+
+def test_the_same_rejection_of_other_ae_titles_is_said_too_but_not_of_any_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, events = FakeClock(), Recorded()
+    reception = ReceptionLog(clock, events)
+    for _ in range(2):
+        for number in range(50):
+            reception.end("10.0.0.1", "rejected: because", f"CT{number}", "MERCURE")
+    assert len(events.events) == len(caplog.records) == 10
+    reception.end("10.0.0.2", "rejected: because", "CT49", "MERCURE")
+    assert len(events.events) == 11
+    clock.advance(61)
+    reception.end("10.0.0.1", "rejected: because", "CT49", "MERCURE")
+    assert "'CT49'" in str(events.events[-1].detail)
+
+
+def test_a_tls_handshake_that_failed_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    events = Recorded()
+    reception = ReceptionLog(FakeClock(), events)
+    for _ in range(5):
+        reception.end("10.0.0.1", "TLS handshake failed: tlsv1 alert unknown ca")
+    assert caplog.messages == ["connection from 10.0.0.1 TLS handshake failed: tlsv1 alert unknown ca"]
+    assert events.count(EventKind.ASSOCIATION_REJECTED) == 1
+
+
 def test_what_was_recovered_is_in_the_journal(caplog: pytest.LogCaptureFixture) -> None:
     events = Recorded()
     ReceptionLog(FakeClock(), events).recovered(3)
