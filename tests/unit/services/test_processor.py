@@ -512,3 +512,28 @@ def test_nothing_of_a_module_reaches_the_environment_of_another(
     assert seen["TOKEN"] == "own"
     assert "SERVICE_SECRET" not in seen
     assert "own" not in (desk.place(Stage.SUCCESS, job) / "task.json").read_text()
+
+
+def test_a_job_of_an_existing_installation_is_processed(desk: Desk, series: BuiltSeries) -> None:
+    desk.module("old", "copy_all()\n(made / 'result.json').write_text(json.dumps(task['process']['settings']))")
+    old = desk.layout.processing / "4f1c-old"
+    old.mkdir()
+    names = [f"{series.series_instance_uid}#{uid}.dcm" for uid in series.sop_instance_uids]
+    for name, path in zip(names, series.files, strict=True):
+        (old / name).write_bytes(path.read_bytes())
+        (old / name.replace(".dcm", ".tags")).write_text("{}")
+    process = {
+        "module_name": "old",
+        "module_config": {"docker_tag": "x", "settings": "{}"},
+        "settings": {"a": 1},
+        "retain_input_images": False,
+        "output": None,
+    }
+    info = {"action": "both", "uid": "1.2", "uid_type": "series", "triggered_rules": {"r": True}, "applied_rule": "r"}
+    dispatch = {"target_name": ["pacs"], "status": {"pacs": {"state": "waiting", "time": None}}}
+    (old / "task.json").write_text(
+        json.dumps({"id": "4f1c-old", "info": info, "dispatch": dispatch, "process": process})
+    )
+    desk.until((desk.layout.outgoing / "4f1c-old").is_dir, "the job is processed")
+    done = read_task(desk.layout.outgoing / "4f1c-old")
+    assert (done.results, done.process["output"]) == (tuple(sorted(names)), {"a": 1})
