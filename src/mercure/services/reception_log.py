@@ -34,7 +34,7 @@ class ReceptionLog:
         """Say what an association brought that stored or refused something."""
         now = self._clock.now()
         titles = f"{_titles(report['calling_ae_title'], report['called_ae_title'])} from {report['peer_address']}"
-        ended = f"{titles}: {report['how']}"
+        ended = f"{titles}: {report['how']}{_repeats(int(report['identical']), int(report['different']))}"
         stored, refused = int(report["stored"]), int(report["refused"])
         self._events.emit(
             Event(EventKind.ASSOCIATION_CLOSED, now, count=stored, size_bytes=int(report["stored_bytes"]), detail=ended)
@@ -80,3 +80,11 @@ class ReceptionLog:
 
 def _titles(calling: str, called: str) -> str:
     return f"{calling!r} to {called!r}"
+
+
+def _repeats(identical: int, different: int) -> str:
+    """Say how many of the stored instances were there before: a sender that repeats, or one that changes images."""
+    said = [f"{identical} identical"] if identical else []
+    if different:
+        said.append(f"{different} with other content, kept beside the first")
+    return f" (came again: {', '.join(said)})" if said else ""

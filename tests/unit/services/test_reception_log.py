@@ -15,6 +15,8 @@ REPORT: dict[str, Any] = {
     "called_ae_title": "MERCURE",
     "peer_address": "10.0.0.1",
     "stored": 3,
+    "identical": 0,
+    "different": 0,
     "refused": 0,
     "stored_bytes": 100,
 }
@@ -26,7 +28,30 @@ def test_a_good_association_is_one_event_and_one_line(caplog: pytest.LogCaptureF
         ReceptionLog(FakeClock(), events).association(REPORT)
     (event,) = events.events
     assert (event.kind, event.count, event.size_bytes) == (EventKind.ASSOCIATION_CLOSED, 3, 100)
+    assert event.detail == "'CT1' to 'MERCURE' from 10.0.0.1: released"
     assert "'CT1' to 'MERCURE' from 10.0.0.1: released: 3 instances stored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("identical", "different", "said"),
+    [
+        (2, 0, "released (came again: 2 identical)"),
+        (0, 1, "released (came again: 1 with other content, kept beside the first)"),
+        (2, 1, "released (came again: 2 identical, 1 with other content, kept beside the first)"),
+    ],
+)
+@pytest.mark.parametrize("refused", [0, 1])
+def test_instances_that_came_again_are_counted_in_the_event_and_the_line(
+    caplog: pytest.LogCaptureFixture, identical: int, different: int, said: str, refused: int
+) -> None:
+    events = Recorded()
+    report = {**REPORT, "identical": identical, "different": different, "refused": refused}
+    with caplog.at_level(logging.INFO):
+        ReceptionLog(FakeClock(), events).association(report)
+    (closed,) = events.of(EventKind.ASSOCIATION_CLOSED)
+    assert closed.detail == f"'CT1' to 'MERCURE' from 10.0.0.1: {said}"
+    assert closed.count == 3, "they are among the stored ones"
+    assert f"{said}: 3 " in caplog.text
 
 
 def test_refused_instances_are_said_with_their_reason_and_where_they_are(caplog: pytest.LogCaptureFixture) -> None:
