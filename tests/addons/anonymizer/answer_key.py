@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tests import builders
 
 DATE, TIME, AGE = "18571103", "091122.571833", "097Y"
@@ -116,19 +116,19 @@ def instance() -> FileDataset:
     return made
 
 
-def encoded(dataset: Dataset) -> bytes:
+def encoded(dataset: Dataset, *, implicit: bool = False) -> bytes:
     """The file: with a preamble and a file meta information that talk."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     meta.SourceApplicationEntityTitle = "ZQ00020016"
     meta.SendingApplicationEntityTitle = "ZQ00020017"
     meta.ReceivingApplicationEntityTitle = "ZQ00020018"
     meta.PrivateInformationCreatorUID = UID(f"{UID_ROOT}2")
     meta.PrivateInformation = b"ZQ00020102"
     file = FileDataset("", dict(dataset.items()), file_meta=meta, preamble=b"ZQ00000001".ljust(128, b"\0"))
-    file.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
+    file.set_original_encoding(is_implicit_vr=implicit, is_little_endian=True)
     buffer = BytesIO()
     dcmwrite(buffer, file, enforce_file_format=True)
     return buffer.getvalue()

@@ -71,6 +71,16 @@ def test_the_basic_profile_leaves_nothing(key: bytes, tmp_path: Path) -> None:
         assert basic.get(int(element.tag)) != "X", element.tag
 
 
+def test_the_basic_profile_leaves_nothing_where_files_do_not_say_what_values_are(tmp_path: Path) -> None:
+    with quiet_pydicom():
+        key = answer_key.encoded(answer_key.instance(), implicit=True)
+    assert len(marks(key)) > 400
+    content = deidentified(key, tmp_path)
+    assert marks(content) == set()
+    for value in (DATE, AGE, UID_ROOT, *NUMBERS.values()):
+        assert value.encode() not in content
+
+
 def test_elements_that_need_a_value_have_one(key: bytes, tmp_path: Path) -> None:
     found = read(deidentified(key, tmp_path))
     for tag, row in answer_key.rows().items():

@@ -145,7 +145,21 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:400])
 
 
-@pytest.mark.parametrize("spoil", [bad_pixels, no_dicom, link, pipe, no_uid, cut])
+def cut_in_a_sequence(folder: Path) -> None:
+    path = put(folder, builders.dataset("CT"))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"CTHEAD") + 2])
+
+
+def without_last_pixels(folder: Path) -> None:
+    path = put(folder, builders.dataset("CT"))
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+BAD = [bad_pixels, no_dicom, link, pipe, no_uid, cut, cut_in_a_sequence, without_last_pixels]
+
+
+@pytest.mark.parametrize("spoil", BAD)
 def test_one_bad_instance_refuses_the_job_and_leaves_nothing(spoil: Any, tmp_path: Path) -> None:
     taken, made = folders(tmp_path)
     series(taken)

@@ -23,7 +23,7 @@ from mercure_anonymizer.deidentify import Walker, assign
 from mercure_anonymizer.errors import AnonymizerError, InstanceError
 from mercure_anonymizer.markers import mark
 from mercure_anonymizer.pixels import clean_pixels
-from mercure_anonymizer.regular_files import open_regular
+from mercure_anonymizer.regular_files import NotRegularError, open_regular
 from mercure_anonymizer.report import Tally
 from mercure_anonymizer.settings import Settings
 from mercure_anonymizer.values import texts
@@ -70,9 +70,13 @@ def deidentify_file(path: str, target: str, settings: Settings, now: datetime) -
     """
     try:
         return _deidentify_file(path, target, settings, now)
-    except (AnonymizerError, OSError):
+    except AnonymizerError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever pydicom raises: its text may hold values
+    except NotRegularError:
+        raise InstanceError("the instance is no regular file") from None
+    except Exception as error:  # whatever pydicom raises: its text may hold values
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; pydicom's own, of files that end too early, have no number
         raise InstanceError(f"the instance cannot be processed ({type(error).__name__})") from None
 
 

@@ -45,6 +45,8 @@ def _cut_off_what_follows(dataset: FileDataset) -> None:
     """Remove bytes behind the last pixel, which no viewer shows."""
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         size = get_expected_length(dataset)
+        if len(dataset.PixelData) < size:
+            raise InstanceError("the pixel data is cut off")
         dataset.PixelData = dataset.PixelData[: size + size % 2]
 
 
