@@ -26,8 +26,10 @@ def steps_of(job: Job, settings: ProcessorSettings) -> tuple[tuple[StepPlan, ...
     """Return the steps of a job and the modules that run them, as both are by now.
 
     The steps are those that the job was made with, unless an operator wants those of today. Raises `PermanentError`
-    when a module is gone or cannot be used, `SpoolError` when the job is damaged.
+    when a module is gone or cannot be used, or there is nothing to process, `SpoolError` when the job is damaged.
     """
+    if not job.instances:
+        raise PermanentError("the job holds no instance in received/")
     steps = steps_from(job.process)
     today = settings.rules.get(job.applied_rule)
     if job.processing.uses_today and today is not None and today.steps:

@@ -537,3 +537,18 @@ def test_a_job_of_an_existing_installation_is_processed(desk: Desk, series: Buil
     desk.until((desk.layout.outgoing / "4f1c-old").is_dir, "the job is processed")
     done = read_task(desk.layout.outgoing / "4f1c-old")
     assert (done.results, done.process["output"]) == (tuple(sorted(names)), {"a": 1})
+
+
+def test_a_job_that_an_existing_installation_was_running_keeps_what_it_holds(desk: Desk, series: BuiltSeries) -> None:
+    desk.module("old", "copy_all()")
+    old = desk.layout.processing / "4f1c-run"
+    for folder in ("in", "as_received"):
+        (old / folder).mkdir(parents=True)
+        (old / folder / "1.2#3.dcm").write_bytes(series.files[0].read_bytes())
+    info = {"action": "process", "uid": "1.2", "uid_type": "series", "triggered_rules": {"r": True}}
+    process = {"module_name": "old", "settings": {}}
+    (old / "task.json").write_text(json.dumps({"id": "4f1c-run", "info": info, "dispatch": {}, "process": process}))
+    desk.until((desk.layout.error / "4f1c-run").is_dir, "the job is in error/")
+    assert "holds no instance" in read_task(desk.layout.error / "4f1c-run").reason
+    kept = sorted(str(path.relative_to(desk.layout.error)) for path in desk.layout.error.rglob("*.dcm"))
+    assert kept == ["4f1c-run/as_received/1.2#3.dcm", "4f1c-run/in/1.2#3.dcm"]
