@@ -1,4 +1,7 @@
-"""`mercure demo`: it ends well by itself, goes on until it is told to stop, and does not call a loss a success."""
+"""`mercure demo`: it ends well by itself, goes on until it is told to stop, and does not call a loss a success.
+
+Where nothing else is said no Docker engine is there: `DOCKER_HOST` names a socket that does not exist.
+"""
 
 import io
 import json
@@ -12,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pydicom
 import pytest
 from rich.console import Console
+from tests.docker_engine import Engine
 from tests.peers import wait_until
 
 from mercure.cli.demo.demonstration import Demonstration
@@ -22,13 +27,19 @@ from mercure.cli.demo.verify import Finding
 from mercure.cli.exits import Exit
 from mercure.core.errors import SpoolError
 
-_DEADLINE_SECONDS = 120
+_DEADLINE_SECONDS = 240
+_NO_ENGINE = "unix:///nowhere/docker.sock"
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", _NO_ENGINE)
 
 
 @contextmanager
-def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def demo(folder: Path, *options: str, docker_host: str = _NO_ENGINE) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "mercure.cli.main", "demo", "--folder", str(folder), "--slices", "100", *options]
-    environment = {**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1", "DOCKER_HOST": docker_host}
     process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         with process:
@@ -38,24 +49,75 @@ def demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_demo_delivers_every_instance_and_ends_with_status_0(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "demo"
-    with demo(folder, "--exit") as process:
+def ended(folder: Path, docker_host: str) -> str:
+    """Run a whole demo that must end well; return what it showed."""
+    with demo(folder, "--exit", docker_host=docker_host) as process:
         shown = process.communicate(timeout=_DEADLINE_SECONDS)[0]
     assert process.returncode == 0, shown
-    assert "500 of 500 instances are where they must be" in shown
+    return shown
+
+
+def series_in(folder: Path, pattern: str) -> dict[str, list[pydicom.Dataset]]:
+    """The instances that stand in a folder, by their descriptions."""
+    found: dict[str, list[pydicom.Dataset]] = {}
+    for file in folder.glob(pattern):
+        image = pydicom.dcmread(file)
+        found.setdefault(str(image.SeriesDescription), []).append(image)
+    return found
+
+
+def test_the_demo_delivers_every_instance_and_ends_with_status_0(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "demo"
+    shown = ended(folder, _NO_ENGINE)
+    assert "600 of 600 instances are where they must be" in shown
     assert "workstation is tried again soon" in shown
     assert "no rule takes it, so it goes to discard/" in shown
+    assert "no Docker engine answers, so none runs in a container" in shown
     assert "\x1b" not in shown  # nothing moves where nobody watches
     assert json.loads((folder / "config" / "mercure.json").read_text())["targets"].keys() == {
         "archive",
         "workstation",
         "research",
     }
-    assert len(list(folder.glob("data/success/*/received/*.dcm"))) == 400
+    assert len(list(folder.glob("data/success/*/received/*.dcm"))) == 500
     assert len(list(folder.glob("data/discard/*/received/*.dcm"))) == 100
-    assert len(list(folder.glob("archive/data/incoming/*/*.dcm"))) == 200
+    assert len(list(folder.glob("archive/data/incoming/*/*.dcm"))) == 300
     assert len(list(folder.glob("research/*/*.dcm"))) == 100
+
+
+def test_the_demo_processes_a_series_and_says_where_everything_is(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shown = ended(folder, _NO_ENGINE)
+    order = ["routed to smooth, then archive", "smooth made 100 instances in", "MR3 Knee: 100 instances at archive in"]
+    places = [shown.index(line) for line in order]
+    assert places == sorted(places)
+    seconds = float(shown.split("smooth made 100 instances in ")[1].split()[0])
+    assert 0 < seconds < _DEADLINE_SECONDS
+    (results,) = folder.glob("data/success/*/results")
+    assert json.loads((results / "result.json").read_text()) == {"images": 100, "passes": 2}
+    assert str(results.parent) in shown
+    assert f"{folder}/data/processing/process.log" in shown
+    assert "smooth ended: exit code 0" in (folder / "data" / "processing" / "process.log").read_text()
+    assert (results.parent / "logs" / "1-smooth.log").exists()
+    at_archive = series_in(folder, "archive/data/incoming/*/*.dcm")
+    assert at_archive.keys() == {"Thorax", "Brain", "smoothed Knee"}
+    sent = {str(image.SOPInstanceUID) for image in series_in(folder, "senders/MR3/*.dcm")["Knee"]}
+    made = {str(image.SOPInstanceUID) for image in at_archive["smoothed Knee"]}
+    assert len(made) == len(sent) == 100
+    assert not made & sent
+
+
+def test_with_an_engine_a_module_runs_in_a_container_too_and_nothing_of_it_is_left(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = engine.left()
+    folder = tmp_path / "demo"
+    shown = ended(folder, engine.host)
+    assert "800 of 800 instances are where they must be" in shown
+    assert "threshold made 100 instances in" in shown
+    assert "threshold ended: exit code 0" in (folder / "data" / "processing" / "process.log").read_text()
+    assert len(series_in(folder, "research/*/*.dcm")["above 300"]) == 100
+    assert engine.left() == before
 
 
 def test_the_demo_goes_on_running_and_takes_a_changed_configuration_until_it_is_interrupted(tmp_path: Path) -> None:
@@ -97,7 +159,30 @@ def test_the_demo_finds_what_a_target_lost_and_what_it_changed(tmp_path: Path) -
     assert "\x1b[1A" in raw  # on a terminal the table is drawn again in its place
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
     assert "1 of 5 missing, 1 changed: MR1 Brain at research" in text
-    assert "23 of 25 instances are where they must be" in text
+    assert "28 of 30 instances are where they must be" in text
+
+
+def test_the_demo_finds_what_a_module_did_not_make_and_what_a_target_lost_of_it(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    with Site(tmp_path / "demo") as site:
+        run = Demonstration(site, Console(file=shown, width=120), 5)
+        run.prepare()
+        run.play(threading.Event())
+        (results,) = site.layout.success.glob("*/results")
+        made = sorted(results.glob("*.dcm"))
+        made[0].unlink()  # not made: what is at the archive stands for nothing
+        (at_archive,) = (site.folder / "archive").glob(f"data/incoming/*/{made[1].name}")
+        at_archive.unlink()
+        (at_archive,) = (site.folder / "archive").glob(f"data/incoming/*/{made[2].name}")
+        at_archive.write_bytes(at_archive.read_bytes()[:-1] + b"\xff")
+        (smoothed,) = [finding for finding in run.check() if not finding.is_complete]
+        said = '{"images": 5, "passes": 2}'
+        assert smoothed == Finding("archive", run.series[4].series_uid, 5, 2, 1, "smooth", said)
+        made[1].write_bytes(run.series[4].files[0].read_bytes())  # what came is no result
+        (results / "result.json").unlink()
+        (smoothed,) = [finding for finding in run.check() if not finding.is_complete]
+        assert smoothed == Finding("archive", run.series[4].series_uid, 5, 2, 1, "smooth", "")
+    assert "2 of 5 missing, 1 changed made by smooth, no result.json: MR3 Knee at archive" in shown.getvalue()
 
 
 def test_a_demo_never_empties_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
@@ -113,6 +198,6 @@ def test_two_demos_do_not_share_a_folder_and_the_next_one_takes_it_over(tmp_path
     with Site(tmp_path / "demo") as first:
         with pytest.raises(SpoolError, match="another demo runs in it"):
             Site(tmp_path / "demo")
-        (first.folder / "data" / "left").write_text("by the first")
+        (first.folder / "left").write_text("by the first")
     with Site(tmp_path / "demo") as second:
-        assert not (second.folder / "data" / "left").exists()
+        assert not (second.folder / "left").exists()

@@ -1,18 +1,25 @@
 """The course of the demo, step by step, from the first process to the check at the end."""
 
+import os
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from mercure.cli.demo.configuration import CALLED_AE_TITLE
 from mercure.cli.demo.display import Display, line_of, summary_of, table_of
 from mercure.cli.demo.series import DemoSeries, Sent, make_series, send, total_bytes
-from mercure.cli.demo.site import CALLED_AE_TITLE, SERIES, Site
+from mercure.cli.demo.site import Site
 from mercure.cli.demo.story import Story
-from mercure.cli.demo.verify import Finding, verify
+from mercure.cli.demo.verify import Finding, verify, verify_results
 from mercure.core.events import Event, EventKind
+from mercure.core.stages import Stage
+from mercure.spool import layout as names
 
 _STEP_SECONDS = 0.05
 _DEADLINE_SECONDS = 120.0
@@ -34,19 +41,22 @@ class Demonstration:
         self._slices = slices
         self._workstation_is_on = False
         self.series: list[DemoSeries] = []
-        self.story = Story(site.mercure.platform.layout, ())
+        self.story = Story(site.layout, ())
 
     def prepare(self) -> None:
         """Start the platform and the archive, make the series, and say what there is. Raises `MercureError`."""
         site = self._site
         self._say("Mercure starts in ", str(site.folder))
+        no_image = site.make_image()
         site.start()
         senders = site.folder / "senders"
-        self.series = [make_series(senders / wanted.sender, wanted, self._slices) for wanted in SERIES]
+        self.series = [make_series(senders / wanted.sender, wanted, self._slices) for wanted in site.wanted]
         megabytes = total_bytes(self.series) / 1e6
         ports = site.ports
         self._list(
-            ("Mercure", f"{CALLED_AE_TITLE} on 127.0.0.1:{site.port}: receiver, router and dispatcher"),
+            ("Mercure", f"{CALLED_AE_TITLE} on 127.0.0.1:{site.port}: receiver, router, processor and dispatcher"),
+            ("module", "smooth, a program that runs as a process"),
+            ("module", f"{no_image}, so none runs in a container" if no_image else "threshold, runs in a container"),
             ("archive", f"ARCHIVE on 127.0.0.1:{ports['archive']}, a DICOM receiver"),
             ("workstation", f"WORKSTATION on 127.0.0.1:{ports['workstation']}, a DICOM receiver, switched off"),
             ("research", f"{site.folder / 'research'}, a folder"),
@@ -60,7 +70,7 @@ class Demonstration:
     def play(self, stop: threading.Event) -> None:
         """Send all series at once, and show what becomes of them until they are at their end, or `stop`."""
         self._say("What happens")
-        story = self.story = Story(self._site.mercure.platform.layout, self.series)
+        story = self.story = Story(self._site.layout, self.series)
         with ThreadPoolExecutor(len(self.series)) as pool, Display(self._console, story) as shown:
             sending = [_Sending(one, pool.submit(send, one, self._site.port, CALLED_AE_TITLE)) for one in self.series]
             while (sending or any(story.unfinished())) and story.now < _DEADLINE_SECONDS:
@@ -75,20 +85,17 @@ class Demonstration:
 
     def check(self) -> list[Finding]:
         """Compare what was sent with what is where it must be, say what was found, and return it."""
-        findings = [self._find(one, target) for one in self.series for target in one.wanted.targets or ("",)]
+        findings = [finding for one in self.series for finding in self._find_all(one)]
         self._say("Is everything there?")
         for finding in findings:
             name = self.story.series[finding.series_uid].name
-            if finding.is_complete:
-                verdict = Text(f"  yes  all {finding.sent} instances, byte for byte", "green")
-            else:
-                verdict = Text(
-                    f"  NO   {finding.missing} of {finding.sent} missing, {finding.different} changed", "red"
-                )
-            self._console.print(Text.assemble(verdict, f": {name} at {finding.place}"))
+            result = f"; result.json: {finding.result}" if finding.result else ""
+            self._console.print(
+                Text.assemble(_verdict(finding), f": {name} at {finding.place}{result}"), soft_wrap=True
+            )
         there = sum(finding.sent - finding.missing - finding.different for finding in findings)
         total = sum(finding.sent for finding in findings)
-        style = "bold green" if there == total else "bold red"
+        style = "bold green" if all(finding.is_complete for finding in findings) else "bold red"
         self._console.print(Text(f"  {there} of {total} instances are where they must be.", style))
         return findings
 
@@ -100,7 +107,9 @@ class Demonstration:
             ("received", str(site.folder / "data" / "success")),
             ("discarded", str(site.discarded)),
             *((name, str(site.folders_of(name)[0])) for name in ("archive", "workstation", "research")),
-            ("journal", str(site.mercure.platform.layout.journal)),
+            *self._modules(),
+            ("process.log", str(site.layout.processing / names.PROCESS_LOG)),
+            ("journal", str(site.layout.journal)),
             ("log", str(site.folder / "mercure.log")),
         )
 
@@ -109,10 +118,13 @@ class Demonstration:
         site = self._site
         self._say("It goes on running until Ctrl-C. Try in another terminal")
         to = f"--to 127.0.0.1:{site.port} --called {CALLED_AE_TITLE}"
+        mercure = os.path.relpath(Path(sys.executable).with_name("mercure"))
+        senders = site.folder / "senders"
         for line in (
             f"export MERCURE_CONFIG_FOLDER={site.config.parent}",
-            ".venv/bin/mercure queue list",
-            f".venv/bin/mercure send {site.folder / 'senders' / 'MR1'} {to}",
+            f"{mercure} queue list",
+            f"{mercure} modules test smooth --input {senders / 'MR3'} --output {site.folder / 'made'}",
+            f"{mercure} send {senders / 'MR1'} {to}",
             f"$EDITOR {site.config}",
         ):
             self._console.print(Text(f"  {line}"), soft_wrap=True)
@@ -145,9 +157,24 @@ class Demonstration:
             self._site.switch_on("workstation")
             shown.tell(self.story.now, "the workstation is switched on")
 
-    def _find(self, series: DemoSeries, target: str) -> Finding:
-        folders = self._site.folders_of(target) if target else (self._site.discarded,)
-        return verify(target or "discard/", series.series_uid, series.files, folders)
+    def _find_all(self, series: DemoSeries) -> Iterator[Finding]:
+        wanted = series.wanted
+        if wanted.is_unwanted:
+            yield verify("discard/", series.series_uid, series.files, (self._site.discarded,))
+        for target in wanted.targets:
+            yield verify(target, series.series_uid, series.files, self._site.folders_of(target))
+        for target in wanted.result_targets:
+            yield verify_results(target, series, self._results_of(series), self._site.folders_of(target))
+
+    def _results_of(self, series: DemoSeries) -> list[Path]:
+        success = self._site.layout.stage(Stage.SUCCESS)
+        return [success / job_id / names.RESULTS for job_id in self.story.series[series.series_uid].processed]
+
+    def _modules(self) -> Iterator[tuple[str, str]]:
+        """Yield where the results of each module are, and what it printed."""
+        for series in self.series:
+            for folder in self._results_of(series):
+                yield series.wanted.module, f"{folder.parent}, in {names.RESULTS}/ and {names.MODULE_LOGS}/"
 
     def _say(self, title: str, more: str = "") -> None:
         self._console.print(Text.assemble("\n", (title, "bold"), more), soft_wrap=True)
@@ -155,3 +182,11 @@ class Demonstration:
     def _list(self, *lines: tuple[str, str]) -> None:
         for name, text in lines:
             self._console.print(Text.assemble((f"  {name:<14}", "cyan"), text), soft_wrap=True)
+
+
+def _verdict(finding: Finding) -> Text:
+    made = f" made by {finding.module}" if finding.module else ""
+    if finding.is_complete:
+        return Text(f"  yes  all {finding.sent} instances{made}, byte for byte", "green")
+    lost = f"{finding.missing} of {finding.sent} missing, {finding.different} changed{made}"
+    return Text(f"  NO   {lost}{'' if finding.result or not made else ', no result.json'}", "red")

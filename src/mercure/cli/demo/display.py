@@ -14,8 +14,8 @@ from mercure.cli.demo.story import SeriesStory, Story, TargetStory
 from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
 
-_WIDE, _MIDDLE = 116, 96
-_WIDE_BAR = 12
+_WIDE, _MIDDLE = 118, 106
+_WIDE_BAR = 10
 _STATES = {
     "waiting": ("waiting", "dim"),
     "sending": ("sending", "cyan"),
@@ -89,7 +89,31 @@ def _job(event: Event, story: SeriesStory | None) -> str:
         return "no rule takes it, so it goes to discard/"
     if job.stage == Stage.ERROR:
         return "goes to error/, where it waits for an operator"
-    return f"routed to {' and '.join(job.targets) or job.stage} by the rule {', '.join(map(repr, job.rules))}"
+    ways = (", then ".join(job.modules), " and ".join(job.targets))
+    return f"routed to {', then '.join(filter(None, ways))} by the rule {', '.join(map(repr, job.rules))}"
+
+
+def _processing(event: Event, story: SeriesStory | None) -> str:
+    return f"{_modules(event, story)} works on it"
+
+
+def _processed(event: Event, story: SeriesStory | None) -> str:
+    job = story.jobs.get(event.job_id or "") if story else None
+    took = f" in {job.processing_seconds:.2f} s" if job else ""
+    return f"{_modules(event, story)} made {event.count} instances{took}"
+
+
+def _processing_deferred(event: Event, story: SeriesStory | None) -> str:
+    return f"{_modules(event, story)} is tried again soon: {event.detail}"
+
+
+def _processing_failed(event: Event, story: SeriesStory | None) -> str:
+    return f"{_modules(event, story)} failed: {event.detail}"
+
+
+def _modules(event: Event, story: SeriesStory | None) -> str:
+    job = story.jobs.get(event.job_id or "") if story else None
+    return ", then ".join(job.modules) if job and job.modules else "its module"
 
 
 def _delivered(event: Event, _story: SeriesStory | None) -> str:
@@ -122,6 +146,10 @@ _WORDS: dict[EventKind, Callable[[Event, SeriesStory | None], str]] = {
     EventKind.ASSOCIATION_CLOSED: _association,
     EventKind.SERIES_COMPLETE: _complete,
     EventKind.JOB_CREATED: _job,
+    EventKind.PROCESSING_STARTED: _processing,
+    EventKind.PROCESSING_COMPLETE: _processed,
+    EventKind.PROCESSING_DEFERRED: _processing_deferred,
+    EventKind.PROCESSING_FAILED: _processing_failed,
     EventKind.DELIVERY_COMPLETE: _delivered,
     EventKind.DELIVERY_DEFERRED: _deferred,
     EventKind.DELIVERY_FAILED: _failed,
@@ -135,12 +163,13 @@ def table_of(stories: Iterable[SeriesStory], width: int) -> RenderableType:
     """Return the table for so many columns: one row for each series, one line for each of its targets."""
     bar = _WIDE_BAR if width >= _WIDE else 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("Series", "Received", "Complete", *(("Routed",) if width >= _MIDDLE else ()), "Dispatched"):
+    middle = ("Routed", "Processed") if width >= _MIDDLE else ()
+    for title in ("Series", "Received", "Complete", *middle, "Dispatched"):
         table.add_column(title, no_wrap=True)
     for story in stories:
         cells: list[RenderableType] = [story.name, _received(story, bar), _moment(story.complete_at)]
         if width >= _MIDDLE:
-            cells.append(_moment(story.routed_at))
+            cells += [_moment(story.routed_at), _processed_at(story)]
         table.add_row(*cells, Group(*_dispatched(story, bar)))
     return table
 
@@ -154,13 +183,21 @@ def _moment(at: float | None) -> Text:
     return Text("...", "dim") if at is None else Text(f"{at:.2f} s", "green")
 
 
+def _processed_at(story: SeriesStory) -> Text:
+    if not story.processed:
+        return Text("")
+    if story.processed_at is None and any(job.began_at is not None for job in story.processed.values()):
+        return Text("running", "cyan")
+    return _moment(story.processed_at)
+
+
 def _dispatched(story: SeriesStory, bar: int) -> Iterator[Text]:
     if story.routed_at is None:
         yield Text("...", "dim")
     for stage in sorted({job.stage for job in story.jobs.values()} & _STAGES.keys()):
         yield Text(*_STAGES[stage])
     for name, target in story.targets.items():
-        yield _target(name, target, story.received, bar)
+        yield _target(name, target, story.received if target.total is None else target.total, bar)
 
 
 def _target(name: str, target: TargetStory, total: int, bar: int) -> Text:
@@ -180,13 +217,15 @@ def summary_of(stories: Iterable[SeriesStory]) -> RenderableType:
     """Return how long each step took, from the first byte to the last confirmation."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Seconds for", no_wrap=True)
-    for title in ("receive", "wait", "route", "dispatch", "all"):
+    for title in ("receive", "wait", "route", "process", "dispatch", "all"):
         table.add_column(title, justify="right", min_width=8)
     for story in stories:
-        times = (story.sent_at, story.received_at, story.complete_at, story.routed_at, story.settled_at)
-        receive, wait, route, dispatch = (_difference(*pair) for pair in itertools.pairwise(times))
+        times = (story.sent_at, story.received_at, story.complete_at, story.routed_at)
+        receive, wait, route = (_difference(*pair) for pair in itertools.pairwise(times))
+        process = _difference(story.routed_at, story.processed_at)
+        dispatch = _difference(story.processed_at or story.routed_at, story.settled_at) if story.targets else "-"
         everything = _difference(story.sent_at, story.settled_at)
-        table.add_row(story.name, receive, wait, route, dispatch if story.targets else "-", everything)
+        table.add_row(story.name, receive, wait, route, process, dispatch, everything)
     return table
 
 

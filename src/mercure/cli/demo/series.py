@@ -24,13 +24,21 @@ _SLICE_MILLIMETRES = 1.5
 class Wanted:
     """A series to be made: who sends it, what it is, and the targets that the rules of the demo give it.
 
-    Without a target no rule takes it, so it is to be found in `discard/`.
+    What its module makes of it goes to `result_targets`. Without any target no rule takes it, so it is to be found in
+    `discard/`.
     """
 
     sender: str
     modality: str
     description: str
     targets: tuple[str, ...]
+    module: str = ""
+    result_targets: tuple[str, ...] = ()
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether no rule takes it."""
+        return not self.targets and not self.result_targets
 
 
 @dataclass(frozen=True, slots=True)

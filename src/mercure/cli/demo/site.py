@@ -1,4 +1,4 @@
-"""Where the demo takes place: its folder, its configuration, the platform, and the receivers that stand for PACS."""
+"""Where the demo takes place: its folder, the platform, and the receivers that stand for PACS."""
 
 import fcntl
 import json
@@ -13,23 +13,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from mercure.app.platform import SERVICES, Platform
+from mercure.cli.demo import configuration
+from mercure.cli.demo.examples import example
+from mercure.cli.demo.image import DemoImage
 from mercure.cli.demo.series import Wanted
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError, SpoolError
+from mercure.spool.layout import Layout
 
 MARKER = ".mercure-demo"
 """In a folder that a demo has made: such a folder may be emptied by the next one, no other."""
-
-CALLED_AE_TITLE = "MERCURE"
-QUIET_SECONDS = 2
-RETRY_SECONDS = 2
-
-SERIES = (
-    Wanted("CT1", "CT", "Thorax", ("archive",)),
-    Wanted("MR1", "MR", "Brain", ("archive", "research")),
-    Wanted("CT2", "CT", "Emergency", ("workstation",)),
-    Wanted("MR2", "MR", "Phantom", ()),
-)
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -65,7 +58,7 @@ class Site:
     """The folder of the demo and everything that runs in it. A context manager: at its end everything has stopped."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder, empty it if an earlier demo made it, and write the configurations.
+        """Take the folder, and empty it if an earlier demo made it. Nothing runs yet.
 
         Raises `SpoolError` when the folder is not a demo's own or another demo runs in it.
         """
@@ -74,26 +67,38 @@ class Site:
         self._exit.callback(os.close, _take(self.folder))
         self.port, archive, workstation = _free_ports(3)
         self.ports = {"archive": archive, "workstation": workstation}
-        self.config = _write(self.folder / "config" / "mercure.json", self._configuration())
-        self.mercure = Node(self.config)
+        self.config = self.folder / "config" / "mercure.json"
+        self.layout = Layout.under(self.folder / "data")
+        self._image = ""
+        self._mercure: Node | None = None
+
+    def make_image(self) -> str:
+        """Make the image of the module that runs in a container. Returns why there is none, or ""."""
+        image = DemoImage(self.folder)
+        self._exit.callback(image.remove)
+        why = image.make(example(configuration.IN_A_CONTAINER.module))
+        self._image = "" if why else image.name
+        return why
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The series that are to be sent here."""
+        return (*configuration.SERIES, *((configuration.IN_A_CONTAINER,) if self._image else ()))
 
     def start(self) -> None:
-        """Start the archive and the platform. The workstation stays off. Raises `SpoolError`."""
+        """Start the archive and the platform. The workstation stays off. Raises `ConfigError` or `SpoolError`."""
         self.switch_on("archive")
-        self._run(self.mercure)
+        (self.folder / "research").mkdir()
+        program = example("smooth")
+        content = configuration.platform(self.folder, self.port, self.ports, program, self._image)
+        self._mercure = Node(_write(self.config, content))
+        self._run(self._mercure)
 
     def switch_on(self, name: str) -> None:
         """Start a receiver that stands for a PACS node, with a data folder of its own. Raises `SpoolError`."""
         home = self.folder / name
-        receiver = {
-            "host": "127.0.0.1",
-            "port": self.ports[name],
-            "called_ae_titles": [name.upper()],
-            "workers": 1,
-            "min_free_space_gb": 0.1,
-        }
-        config = {"mercure": {"data_folder": str(home / "data")}, "receiver": receiver}
-        self._run(Node(_write(home / "mercure.json", config), ("receiver",)))
+        content = configuration.node(home, name, self.ports[name])
+        self._run(Node(_write(home / "mercure.json", content), ("receiver",)))
 
     def folders_of(self, target: str) -> tuple[Path, ...]:
         """Return where the instances that a target has got can stand."""
@@ -104,56 +109,19 @@ class Site:
     @property
     def discarded(self) -> Path:
         """Where series stand that no rule took."""
-        return self.mercure.platform.layout.discard
+        return self.layout.discard
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.mercure.stop()  # first, so that it releases its associations with the others
+        if self._mercure is not None:
+            self._mercure.stop()  # first, so that it releases its associations with the others
         self._exit.close()
 
     def _run(self, node: Node) -> None:
         self._exit.callback(node.stop)
         node.start()
-
-    def _configuration(self) -> dict[str, Any]:
-        research = self.folder / "research"
-        research.mkdir()
-        dicom = {"target_type": "dicom", "host": "127.0.0.1"}
-        return {
-            "mercure": {"data_folder": str(self.folder / "data"), "series_complete_trigger": QUIET_SECONDS},
-            "receiver": {
-                "host": "127.0.0.1",
-                "port": self.port,
-                "called_ae_titles": [CALLED_AE_TITLE],
-                "min_free_space_gb": 0.1,
-            },
-            "dispatcher": {"retry_delay": RETRY_SECONDS, "retry_max_delay": RETRY_SECONDS},
-            "rules": [
-                {
-                    "name": "CT to the archive",
-                    "condition": "@Modality@ == 'CT' and @SenderAET@ != 'CT2'",
-                    "target": "archive",
-                },
-                {
-                    "name": "Brains to archive and research",
-                    "condition": "@Modality@ == 'MR' and 'brain' in @SeriesDescription@.lower()",
-                    "target": ["archive", "research"],
-                },
-                {
-                    "name": "Emergency",
-                    "condition": "@SenderAET@ == 'CT2'",
-                    "target": "workstation",
-                    "priority": "urgent",
-                },
-            ],
-            "targets": {
-                "archive": {**dicom, "port": self.ports["archive"], "called_ae_title": "ARCHIVE"},
-                "workstation": {**dicom, "port": self.ports["workstation"], "called_ae_title": "WORKSTATION"},
-                "research": {"target_type": "folder", "folder": str(research)},
-            },
-        }
 
 
 def log_to(path: Path) -> None:

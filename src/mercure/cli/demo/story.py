@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from mercure.cli.demo.series import DemoSeries, Sent
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
+from mercure.core.processing_steps import steps_from
 from mercure.core.stages import Stage
 from mercure.journal.reader import JournalReader
 from mercure.spool.job_files import read_ledger
@@ -19,9 +20,13 @@ from mercure.spool.views import find_job, list_gathering
 
 @dataclass(slots=True)
 class TargetStory:
-    """One target of one series. `state` is waiting, sending, deferred, delivered or failed."""
+    """One target of one series. `state` is waiting, sending, deferred, delivered or failed.
+
+    `total` is how many instances a module made for it; None where it gets what was received.
+    """
 
     state: str = "waiting"
+    total: int | None = None
     delivered: int = 0
     attempts: int = 0
     seconds: float = 0.0
@@ -29,11 +34,22 @@ class TargetStory:
 
 @dataclass(slots=True)
 class JobStory:
-    """One job of a series: the rules that asked for it, its targets, and where it stands."""
+    """One job of a series: the rules that asked for it, its targets, its modules, and where it stands.
+
+    `stage` is "" as long as no event names it. `began_at` and `processed_at` are when its modules began and ended.
+    """
 
     rules: tuple[str, ...]
     targets: tuple[str, ...]
     stage: str
+    modules: tuple[str, ...] = ()
+    began_at: float | None = None
+    processed_at: float | None = None
+
+    @property
+    def processing_seconds(self) -> float:
+        """How long its modules took, 0.0 as long as that is not known."""
+        return 0.0 if self.began_at is None or self.processed_at is None else self.processed_at - self.began_at
 
 
 @dataclass(slots=True)
@@ -62,13 +78,24 @@ class SeriesStory:
         return self.settled_at is not None
 
     @property
+    def processed(self) -> dict[str, JobStory]:
+        """Its jobs that go through modules, by id."""
+        return {job_id: job for job_id, job in self.jobs.items() if job.modules}
+
+    @property
+    def processed_at(self) -> float | None:
+        """When the last of its modules ended, None before that and where none works on it."""
+        ends = [job.processed_at for job in self.processed.values()]
+        return max((end for end in ends if end is not None), default=None) if None not in ends else None
+
+    @property
     def name(self) -> str:
         """Who sent it and what it is, or the end of its UID when it is none of the demo's own."""
         return f"{self.series.wanted.sender} {self.series.wanted.description}" if self.series else self.series_uid[-16:]
 
 
 class Story:
-    """Follows the platform. `update` returns the events that are new, in the order in which they were written."""
+    """Follows the platform. `update` returns the events that are new, in the order of their times."""
 
     def __init__(self, layout: Layout, series: Sequence[DemoSeries]) -> None:
         """Begin now."""
@@ -96,7 +123,7 @@ class Story:
 
     def update(self) -> list[Event]:
         """Look at what the platform has written. Raises `SpoolError` when the journal cannot be read."""
-        events = list(self._reader.read().events)
+        events = sorted(self._reader.read().events, key=lambda event: event.at)  # of several services
         for event in events:
             if event.series_uid:
                 story = self.series.setdefault(event.series_uid, SeriesStory(None, event.series_uid))
@@ -118,20 +145,41 @@ class Story:
                 story.complete_at, story.received = at, event.count or 0
             case EventKind.JOB_CREATED:
                 self._follow_job(story, event, at)
+            case EventKind.PROCESSING_STARTED | EventKind.PROCESSING_COMPLETE:
+                self._follow_processing(story, event, at)
             case EventKind.JOB_SETTLED:
                 self._settle(story, event.job_id or "", event.detail or "", at)
             case _ if event.target:
                 self._follow_delivery(story.targets.setdefault(event.target, TargetStory()), event)
 
     def _follow_job(self, story: SeriesStory, event: Event, at: float) -> None:
-        job_id, made = event.job_id or "", json.loads(event.detail or "{}")
-        view = find_job(self._layout, job_id, now=datetime.now(UTC))
-        targets = tuple(delivery.target for delivery in view.job.deliveries) if view and view.job else ()
+        made = json.loads(event.detail or "{}")
+        job = self._job(story, event.job_id or "")
+        job.rules = tuple(made["rules"])
+        job.stage = job.stage or made["stage"]
         story.routed_at = at
-        story.jobs[job_id] = JobStory(tuple(made["rules"]), targets, made["stage"])
-        for target in targets:
-            story.targets.setdefault(target, TargetStory())
         self._look_at_end(story, at)
+
+    def _job(self, story: SeriesStory, job_id: str) -> JobStory:
+        """Return a job of a series. A service may tell what it does with a job before the router tells of it."""
+        if job_id not in story.jobs:
+            view = find_job(self._layout, job_id, now=datetime.now(UTC))
+            job = view.job if view else None
+            targets = tuple(delivery.target for delivery in job.deliveries) if job else ()
+            modules = tuple(step.module for step in steps_from(job.process)) if job else ()
+            story.jobs[job_id] = JobStory((), targets, "", modules)
+            for target in targets:
+                story.targets.setdefault(target, TargetStory())
+        return story.jobs[job_id]
+
+    def _follow_processing(self, story: SeriesStory, event: Event, at: float) -> None:
+        job = self._job(story, event.job_id or "")
+        if event.kind is EventKind.PROCESSING_STARTED:
+            job.began_at, job.stage = at, Stage.PROCESSING
+            return
+        job.processed_at, job.stage = at, Stage.OUTGOING
+        for target in job.targets:
+            story.targets[target].total = event.count
 
     def _settle(self, story: SeriesStory, job_id: str, stage: str, at: float) -> None:
         if job_id in story.jobs:
@@ -140,7 +188,7 @@ class Story:
 
     @staticmethod
     def _look_at_end(story: SeriesStory, at: float) -> None:
-        is_over = all(Stage(job.stage).is_final for job in story.jobs.values())
+        is_over = all(job.stage and Stage(job.stage).is_final for job in story.jobs.values())
         story.settled_at = at if is_over else None
 
     @staticmethod
