@@ -18,7 +18,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from rich.console import Console
-from tests.docker_engine import Engine
+from tests.docker_engine import Engine, engine_fixture
 from tests.peers import wait_until
 
 from mercure.cli.demo.demonstration import Demonstration
@@ -26,6 +26,8 @@ from mercure.cli.demo.site import Site
 from mercure.cli.demo.verify import Finding
 from mercure.cli.exits import Exit
 from mercure.core.errors import SpoolError
+
+__all__ = ["engine_fixture"]
 
 _DEADLINE_SECONDS = 240
 _NO_ENGINE = "unix:///nowhere/docker.sock"
