@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,7 +199,7 @@ def service(place: Site) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(60)
 
 
-def waiting_site(tmp_path: Path, series: BuiltSeries, module: dict[str, Any]) -> tuple[Site, Path]:
+def waiting_site(tmp_path: Path, series: BuiltSeries, module: dict[str, Any], **step: Any) -> tuple[Site, Path]:
     """A site whose only job waits for its module."""
     place = Site(tmp_path)
     place.layout.create()
@@ -207,7 +208,7 @@ def waiting_site(tmp_path: Path, series: BuiltSeries, module: dict[str, Any]) ->
         place.layout,
         series,
         stage=Stage.PROCESSING,
-        process=process_section([StepPlan("slow")]),
+        process=process_section([StepPlan("slow", **step)]),
         applied_rule="r",
     )
     return place, place.layout.processing / job.id
@@ -230,6 +231,21 @@ def test_a_container_goes_on_when_the_processor_is_killed_and_is_taken_up_again(
         wait_until(done.is_dir, "the job is done")
     assert (done / "results" / "attachments" / "runs.txt").read_text() == "began\n"
     assert "goes on" in (place.layout.processing / "process.log").read_text()
+
+
+def test_a_container_that_is_taken_up_has_the_time_that_is_left(tmp_path: Path, series: BuiltSeries) -> None:
+    place, folder = waiting_site(
+        tmp_path, series, image('echo up > "$MERCURE_OUT_DIR/up"; sleep 600'), timeout_seconds=6
+    )
+    with service(place) as first:
+        wait_until((folder / "out" / "up").exists, "the module runs")
+        first.kill()
+        first.wait(30)
+    began = time.monotonic()
+    with service(place):
+        wait_until((place.layout.error / folder.name).is_dir, "the module was ended")
+    assert "took more than 6 s" in read_task(place.layout.error / folder.name).reason
+    assert time.monotonic() - began < 30
 
 
 def test_a_process_dies_with_the_processor_and_the_job_runs_again(tmp_path: Path, series: BuiltSeries) -> None:

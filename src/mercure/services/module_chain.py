@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,8 +115,9 @@ class ChainRun:
         self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
         begun = adopted or self._start(number)
         limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
+        watch = Watch(step.timeout_seconds, limit, grace, self.stopped, self._seconds_since_begin())
         try:
-            ended = follow_run(begun.running, begun.order, Watch(step.timeout_seconds, limit, grace, self.stopped))
+            ended = follow_run(begun.running, begun.order, watch)
         finally:
             begun.log.close()
         self._check(number, begun.order, ended)
@@ -157,6 +159,8 @@ class ChainRun:
         if number == 0:
             received = self.folder / names.RECEIVED
             sources = [received / name for name in self.job.instances]
+            if missing := sum(not os.path.isfile(source) for source in sources):
+                raise PermanentError(f"{missing} instances of the job are not there any more")
             lay_out_input(taken, sources, task, copy=spec.writes_input, tags=self._tags)
         else:
             os.rename(made, taken)
@@ -195,6 +199,9 @@ class ChainRun:
         if order.module.output_limit_bytes is not None:
             check_output(order, order.module.output_limit_bytes)
         output_files(self.folder / names.MODULE_OUTPUT)
+        for name in (names.RESULT_FILE, names.TASK_FILE):
+            if (self.folder / names.MODULE_OUTPUT / name).is_dir():
+                raise PermanentError(f"the module made a folder of the name {name}")
 
     def _result(self, number: int) -> Json:
         path = self.folder / names.MODULE_OUTPUT / names.RESULT_FILE
@@ -215,6 +222,10 @@ class ChainRun:
 
     def _step_file(self) -> Path:
         return self.folder / _STEP_FILE
+
+    def _seconds_since_begin(self) -> float:
+        """Return how long the step runs already: of a run that was taken up, since an earlier service began it."""
+        return max(0.0, time.time() - os.stat(self._step_file()).st_mtime)
 
     def _store(self, steps: Sequence[StepPlan]) -> tuple[str, ...]:
         retain = bool(self.steps) and self.steps[0].retain_input_images

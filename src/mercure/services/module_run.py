@@ -27,6 +27,8 @@ class Watch:
     output_limit_bytes: int | None
     kill_grace_seconds: float
     stopped: Callable[[], str]
+    elapsed_seconds: float = 0.0
+    """How long it ran before it was watched: part of the time-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def follow_run(running: Running, order: RunOrder, watch: Watch) -> Ended:
     `TransientError` when its engine went away. Nothing of the run is left then, with two exceptions that `adopt` finds
     later: the engine is away, or the service itself is stopping and the run can go on without it.
     """
-    started = time.monotonic()
+    started = time.monotonic() - watch.elapsed_seconds
     try:
         code = _wait(running, order, watch, started)
         ended = Ended(code, time.monotonic() - started, running.image_digest)

@@ -283,6 +283,7 @@ def test_a_log_is_bounded(layout: Layout, tmp_path: Path, series: BuiltSeries) -
     [
         ("os.symlink('/etc/passwd', made / 'a.dcm')", "a symbolic link"),
         ("os.mkfifo(made / 'a')", "a pipe"),
+        ("os.mkdir(made / 'result.json')", "a folder of the name result.json"),
         ("(made / 'a.dcm').write_text('x')", "cannot be read"),
         ("pass", "made no DICOM instance, and there are targets"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
@@ -552,3 +553,12 @@ def test_a_job_that_an_existing_installation_was_running_keeps_what_it_holds(des
     assert "holds no instance" in read_task(desk.layout.error / "4f1c-run").reason
     kept = sorted(str(path.relative_to(desk.layout.error)) for path in desk.layout.error.rglob("*.dcm"))
     assert kept == ["4f1c-run/as_received/1.2#3.dcm", "4f1c-run/in/1.2#3.dcm"]
+
+
+def test_instances_that_vanished_are_said(desk: Desk, series: BuiltSeries) -> None:
+    desk.module("copy", "copy_all()")
+    controls.hold(desk.layout, Stage.PROCESSING)
+    job = desk.job(series, "copy")
+    (desk.place(Stage.PROCESSING, job) / "received" / job.instances[0]).unlink()
+    controls.release(desk.layout, Stage.PROCESSING)
+    assert desk.ends_in(Stage.ERROR, job).reason == "1 instances of the job are not there any more"
