@@ -154,10 +154,6 @@ def doubts(config: Config, additional_tags: str = ADDITIONAL_TAGS) -> Iterator[D
     ):
         if _is_placeholder(secret):
             yield _warning(path, "is the placeholder of the example and no secret")
-    for name, module in config.modules.items():
-        if {"environment", "env"} & module.docker_arguments.keys():
-            where: JsonPath = ("modules", name, "docker_arguments")
-            yield _warning(where, "has variables, which are shown to everybody; those in environment are not")
     cleaner = config.cleaner.min_free_space_gb
     if 0 < cleaner < config.receiver.min_free_space_gb:
         yield _warning(

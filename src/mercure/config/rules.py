@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mercure.config.secrets import PrivateText, PrivateUrl, Secret
+from mercure.config.private import PrivateObject, PrivateSettings
+from mercure.config.secrets import PrivateText, Secret, WebhookUrl
 from mercure.config.values import (
     Chain,
     Cores,
@@ -26,20 +27,6 @@ from mercure.core.processing import PullPolicy, RunnerKind
 
 Action = Literal["route", "both", "process", "discard", "notification"]
 Priority = Literal["normal", "urgent", "offpeak"]
-
-
-def _settings(value: Any) -> Any:
-    """Accept an object for all steps, or a list with one for each."""
-    if isinstance(value, list | tuple):
-        if not all(isinstance(step, dict) for step in value):
-            raise ValueError("must be an object, or a list of objects")
-        return tuple(value)
-    if isinstance(value, dict):
-        return value
-    raise ValueError("must be an object, or a list of objects")
-
-
-Settings = Annotated[Any, BeforeValidator(_settings, json_schema_input_type=dict[str, Any] | list[dict[str, Any]])]
 
 
 class Rule(Frozen):
@@ -68,11 +55,15 @@ class Rule(Frozen):
     )
 
     processing_module: Chain = key((), "Module, or chain of modules in order.")
-    processing_settings: Settings = key({}, "Settings of the modules: one object for all, or a list with one for each.")
+    processing_settings: PrivateSettings = key(
+        {}, "Settings of the modules: one object for all, or a list with one for each.", repr=False
+    )
     processing_retain_images: bool = key(False, "Add the images that went into a module to its result.")
 
-    notification_webhook: PrivateUrl = key("", "URL that is told.")
-    notification_payload: PrivateText = key("", "Members of the JSON object that is sent, without its braces.")
+    notification_webhook: WebhookUrl = key("", "URL that is told.", repr=False)
+    notification_payload: PrivateText = key(
+        "", "Members of the JSON object that is sent, without its braces.", repr=False
+    )
     notification_payload_body: str = key("", "Template of the text that the payload calls body.")
     notification_email: str = key("", "Addresses that get an e-mail, separated by commas.")
     notification_email_body: str = key("", "Template of the e-mail.")
@@ -128,8 +119,10 @@ class Module(Frozen):
         {}, "More volumes, as Docker takes them, below allowed_volume_roots; an object, or text that holds such JSON."
     )
     environment: Environment = key({}, "Variables for the module; each value may be a secret, none is ever shown.")
-    docker_arguments: JsonObject = key({}, "More arguments for the start of the container, of those that are allowed.")
-    settings: JsonObject = key({}, "Settings for every job of this module.")
+    docker_arguments: PrivateObject = key(
+        {}, "More arguments for the start of the container, of those that are allowed.", repr=False
+    )
+    settings: PrivateObject = key({}, "Settings for every job of this module.", repr=False)
     contact: str = key("", "Who looks after the module.")
     comment: str = key("", "For people.")
     constraints: str = key("", "Constraints for Nomad, HCL.")

@@ -92,12 +92,24 @@ class Secret:
 
 def mask_url(url: str) -> str:
     """Return a URL without user, password and the values of its query; the rest of it stays."""
+    return _mask_url(url, hides_path=False)
+
+
+def mask_webhook(url: str) -> str:
+    """Return a URL without user, password, path and query: webhooks commonly have their token in the path."""
+    return _mask_url(url, hides_path=True)
+
+
+def _mask_url(url: str, *, hides_path: bool) -> str:
     rest, mark, fragment = url.partition("#")
     rest, asks, query = rest.partition("?")
     scheme, slashes, rest = rest.partition("//") if "//" in rest else ("", "", rest)
     authority, slash, path = rest.partition("/")
     if "@" in authority:
         authority = f"{MASK}@{authority.rpartition('@')[2]}"
+    if hides_path:
+        authority = authority if slashes else authority and MASK
+        path = path and MASK
     return "".join((scheme, slashes, authority, slash, path, asks, _masked_query(query), mark, fragment and MASK))
 
 
@@ -106,28 +118,37 @@ def _masked_query(query: str) -> str:
     return "&".join(f"{name}{equals}{MASK}" if equals else MASK for name, equals, _ in parts)
 
 
-def _not_masked(text: str) -> str:
+def refuse_mask(text: str) -> str:
+    """Return the text. Raises ValueError when it holds a mask."""
     if MASK in text:
         raise ValueError(f"{MASK} stands for a hidden secret and is not one")
     return text
 
 
 def _write_url(url: str, info: SerializationInfo) -> str:
-    return url if _is_plain(info) else mask_url(url)
+    return url if is_plain(info) else mask_url(url)
+
+
+def _write_webhook(url: str, info: SerializationInfo) -> str:
+    return url if is_plain(info) else mask_webhook(url)
 
 
 def _write_text(text: str, info: SerializationInfo) -> str:
-    return text if _is_plain(info) or not text else MASK
+    return text if is_plain(info) or not text else MASK
 
 
-def _is_plain(info: SerializationInfo) -> bool:
+def is_plain(info: SerializationInfo) -> bool:
+    """Whether values are written to be stored, with their secrets."""
     return isinstance(info.context, dict) and info.context.get("secrets") == "plain"
 
 
-PrivateUrl = Annotated[str, AfterValidator(_not_masked), PlainSerializer(_write_url, return_type=str)]
+PrivateUrl = Annotated[str, AfterValidator(refuse_mask), PlainSerializer(_write_url, return_type=str)]
 """A URL that may hold a password or a token: it is shown without them, and stored whole."""
 
-PrivateText = Annotated[str, AfterValidator(_not_masked), PlainSerializer(_write_text, return_type=str)]
+WebhookUrl = Annotated[str, AfterValidator(refuse_mask), PlainSerializer(_write_webhook, return_type=str)]
+"""A URL that may hold a token anywhere behind its host: only the host is shown."""
+
+PrivateText = Annotated[str, AfterValidator(refuse_mask), PlainSerializer(_write_text, return_type=str)]
 """Text in which anything may be secret: it is never shown."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
+from mercure.config.private import PrivateNode
 from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
     Cores,
@@ -201,8 +202,8 @@ class LogsSection(Frozen):
 class QuerySection(Frozen):
     """`query`: kept from existing files."""
 
-    dicom_nodes: tuple[dict[str, Any], ...] = key((), "Nodes to query.")
-    destination_folders: tuple[dict[str, Any], ...] = key((), "Folders to retrieve to.")
+    dicom_nodes: tuple[PrivateNode, ...] = key((), "Nodes to query.", repr=False)
+    destination_folders: tuple[PrivateNode, ...] = key((), "Folders to retrieve to.", repr=False)
 
 
 class FeaturesSection(Frozen):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from mercure.config.private import PrivateObject
 from mercure.config.secrets import PrivateUrl, Secret
 from mercure.config.values import (
     AETitle,
@@ -15,7 +16,6 @@ from mercure.config.values import (
     Frozen,
     Globs,
     Host,
-    JsonObject,
     Port,
     Seconds,
     key,
@@ -159,7 +159,7 @@ class ProcessingTarget(TargetBase):
 
     target_type: Literal["processing"] = key("processing", "May be left out where processing_module is given.")
     processing_module: Chain = Field(description="Module, or chain of modules in order.", min_length=1)
-    settings: JsonObject = key({}, "Settings of the module; they go before its own, key by key.")
+    settings: PrivateObject = key({}, "Settings of the module; they go before its own, key by key.", repr=False)
 
 
 def target_kind(value: Any) -> str | None:

@@ -157,8 +157,24 @@ def test_urls_are_shown_without_what_may_be_secret_in_them(site: Site) -> None:
     site.configuration["rules"][0] |= {"notification_webhook": url, "notification_payload": "'key': 'hush'"}
     site.write()
     answer = site("config", "show")
-    assert 'rules[0].notification_webhook = "https://********@hook.example.org/a?token=********"' in answer.out
+    assert 'rules[0].notification_webhook = "https://********@hook.example.org/********?token=********"' in answer.out
     assert "hush" not in answer.out + site("config", "show", "--json").out + site("config", "check").out
+
+
+def test_settings_are_shown_without_what_looks_like_a_secret(site: Site) -> None:
+    settings = {"api_key": "hush", "threshold": 0.5}
+    site.configuration["modules"] = {
+        "seg": {"docker_tag": "a:1", "settings": settings, "docker_arguments": {"environment": ["TOKEN=hush", "PLAIN"]}}
+    }
+    site.configuration["query"] = {"dicom_nodes": [{"name": "n", "password": "hush"}]}
+    site.write()
+    answer = site("config", "show")
+    assert 'modules.seg.settings.api_key = "********"' in answer.out
+    assert "modules.seg.settings.threshold = 0.5" in answer.out
+    assert 'modules.seg.docker_arguments.environment = ["TOKEN=********", "PLAIN"]' in answer.out
+    assert 'query.dicom_nodes[0].password = "********"' in answer.out
+    everything = (site("config", *words).out for words in (["show", "--all"], ["show", "--json"], ["check"]))
+    assert "hush" not in answer.out + "".join(everything)
 
 
 def test_a_value_cannot_control_the_terminal(site: Site) -> None:

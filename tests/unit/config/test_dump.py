@@ -8,7 +8,7 @@ from tests.unit.config.samples import FLAT, GEHEIM, good, route, text_of
 from mercure.config.dump import dump, to_json, with_secrets
 from mercure.config.load import parse
 from mercure.config.schema import Config
-from mercure.config.secrets import MASK
+from mercure.config.secrets import MASK, mask_url
 
 CONFIG = parse(text_of(FLAT), environment={}).config
 
@@ -65,15 +65,69 @@ URLS = {
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_is_shown_without_what_may_be_secret_in_it_and_stored_whole(url: str) -> None:
+def test_a_url_is_shown_without_user_and_query(url: str) -> None:
+    assert mask_url(url) == URLS[url]
+
+
+WEBHOOKS = {
+    "https://hook.example.org": "https://hook.example.org",
+    "https://hook.example.org/services/T0/B0/Geheim": f"https://hook.example.org/{MASK}",
+    "https://user:Geheim@hook.example.org:8443/a": f"https://{MASK}@hook.example.org:8443/{MASK}",
+    "https://h/p?Geheim#Geheim": f"https://h/{MASK}?{MASK}#{MASK}",
+    "hook.example.org/Geheim?token=Geheim": f"{MASK}/{MASK}?token={MASK}",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("url", WEBHOOKS)
+def test_of_a_webhook_only_the_host_is_shown_and_it_is_stored_whole(url: str) -> None:
     rule = route(notification_webhook=url, notification_payload="'key': 'Geheim'")
     config = parse(text_of(good(rules=[rule])), environment={}).config
     shown = dump(config)["rules"][0]
-    assert shown["notification_webhook"] == URLS[url]
+    assert shown["notification_webhook"] == WEBHOOKS[url]
     assert shown["notification_payload"] == MASK
-    assert "Geheim" not in json.dumps(config.model_dump(mode="json"))
+    assert "Geheim" not in json.dumps(config.model_dump(mode="json")) + repr(config)
     assert to_json(config)["rules"][0].get("notification_webhook", "") == url
     assert parse(json.dumps(with_secrets(dump(config), config)), environment={}).config == config
+
+
+SETTINGS = {"threshold": 0.5, "api_key": "Geheim", "server": {"url": "https://u:Geheim@h/x", "Password": "Geheim"}}
+HIDDEN = {"threshold": 0.5, "api_key": MASK, "server": {"url": f"https://{MASK}@h/x", "Password": MASK}}
+
+
+def test_what_looks_like_a_secret_among_settings_arguments_and_nodes_is_masked_and_stored_whole() -> None:
+    arguments = {"environment": {"A": "Geheim"}, "mem_limit": "1g"}
+    value = {
+        "modules": {"seg": {"docker_tag": "a:1", "settings": SETTINGS, "docker_arguments": arguments}},
+        "targets": {"ai": {"processing_module": "seg", "settings": SETTINGS}},
+        "rules": [
+            {"name": "one", "condition": "True", "action": "process", "target": "ai", "processing_settings": SETTINGS},
+            {"name": "two", "condition": "True", "action": "process", "processing_module": ["seg", "seg"],
+             "processing_settings": [SETTINGS, {}]},
+        ],
+        "query": {"dicom_nodes": [{"name": "n", "ip": "10.0.0.1", "password": "Geheim"}]},
+    }  # fmt: skip
+    loaded = parse(text_of(value), environment={})
+    assert not loaded.schema_errors
+    config = loaded.config
+    shown = dump(config)
+    assert shown["modules"]["seg"]["settings"] == HIDDEN
+    assert shown["modules"]["seg"]["docker_arguments"] == {"environment": {"A": MASK}, "mem_limit": "1g"}
+    assert shown["targets"]["ai"]["settings"] == HIDDEN
+    assert [rule["processing_settings"] for rule in shown["rules"]] == [HIDDEN, [HIDDEN, {}]]
+    assert shown["query"]["dicom_nodes"] == [{"name": "n", "ip": "10.0.0.1", "password": MASK}]
+    for text in (json.dumps(shown), repr(config), str(config), config.model_dump_json(), repr(config.model_dump())):
+        assert GEHEIM not in text
+    assert config.modules["seg"].settings == SETTINGS
+    assert json.dumps(to_json(config)).count(GEHEIM) == 14
+    assert parse(json.dumps(to_json(config)), environment={}).config == config
+    assert parse(json.dumps(with_secrets(shown, config)), environment={}).config == config
+
+
+def test_a_mask_among_settings_that_hides_nothing_known_is_refused() -> None:
+    for settings in ({"password": MASK}, {"deep": [{"url": f"https://{MASK}@h"}]}):
+        loaded = parse(text_of({"modules": {"seg": {"docker_tag": "a:1", "settings": settings}}}), environment={})
+        assert "stands for a hidden secret" in loaded.broken_modules["seg"]
 
 
 @pytest.mark.parametrize("section", ["xnat", "web", "metrics"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.unit.config.samples import FLAT, GUIDE, archive, good, route, text_of
 
+from mercure.config.dump import dump
 from mercure.config.load import Loaded, parse
 from mercure.config.modules import chain_of, module_spec, public_part, steps_of
 from mercure.config.rules import Module
@@ -128,11 +129,12 @@ def test_a_module_that_asks_for_more_than_is_allowed_cannot_be_saved(tmp_path: P
     assert path.read_bytes() == before
 
 
-def test_variables_among_the_arguments_of_docker_are_warned_of() -> None:
-    loaded = _loaded(good(modules={"m": {**IMAGE, "docker_arguments": {"environment": {"TOKEN": "Geheim"}}}}))
-    (problem,) = loaded.problems
-    assert (problem.path, problem.severity) == ("modules.m.docker_arguments", "warning")
-    assert "Geheim" not in str(problem)
+def test_variables_among_the_arguments_of_docker_are_used_and_not_shown() -> None:
+    arguments = {"environment": {"TOKEN": "Geheim"}}
+    loaded = _loaded(good(modules={"m": {**IMAGE, "docker_arguments": arguments}}))
+    assert loaded.problems == ()
+    assert module_spec("m", loaded.config.modules["m"], loaded.config.processor).docker_arguments == arguments
+    assert "Geheim" not in json.dumps(dump(loaded.config))
 
 
 # -- where volumes may lie -------------------------------------------------------------------------------------------
