@@ -117,7 +117,8 @@ class Layout:
         finally:
             if made:
                 log.warning(
-                    "made, because they were not there: %s; if a disk belongs there, it is not mounted", ", ".join(made)
+                    "made, because not there: %s; if a disk belongs there, it is not mounted",
+                    ", ".join(_outermost(made)),
                 )
 
 
@@ -129,6 +130,11 @@ def _make(path: Path) -> list[str]:
     except OSError as error:
         raise SpoolError(f"cannot make the folder {path}: {error.strerror}") from error
     return missing
+
+
+def _outermost(folders: list[str]) -> list[str]:
+    """Leave out what lies in another one of them: it could not have been there."""
+    return [folder for folder in folders if os.path.dirname(folder) not in folders]
 
 
 def reception_name(study_uid: str, series_uid: str, origin: Origin) -> str:
