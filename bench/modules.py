@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bench.workplace import clean_folder
 from mercure.core.events import EventKind
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
+from mercure.spool import controls
 from mercure.spool.layout import Layout
 from mercure.spool.module_folders import lay_out_input
 
@@ -44,6 +46,7 @@ def measure(size: Size) -> Report:
     image = _image(_SCRIPT)
     _overhead(report, series, "process", {"command": ["/bin/sh", "-c", _SCRIPT]}, runs, 20)
     _overhead(report, series, "docker", {"docker_tag": image, "pull": "never"}, runs, 80)
+    _cancel(report, series, 3 if size.quick else 5)
     _parallel(report, series)
     _claims(report, 100 if size.quick else _WAITING)
     _layout(report, 200 if size.quick else 2000)
@@ -152,6 +155,29 @@ def _docker_by_hand(folder: Path, image: str) -> Callable[[], None]:
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
     subprocess.run(command, env=dict(environment), check=True, stdout=subprocess.DEVNULL)
+
+
+def _cancel(report: Report, series: BuiltSeries, runs: int) -> None:
+    """From the command of an operator to the job in `error/`, of modules that do not obey."""
+    stubborn = "trap '' TERM; touch \"$MERCURE_OUT_DIR/up\"; while :; do sleep 1; done"
+    modules = {
+        "process": {"command": ["/bin/sh", "-c", stubborn]},
+        "docker": {"docker_tag": _image(stubborn), "pull": "never"},
+    }
+    with clean_folder("modules") as folder, _processor(folder, modules) as (running, layout):
+        series = _copy_of(series, folder / "source")
+        for kind in modules:
+            seconds = []
+            for _ in range(runs):
+                job = _job(layout, series, kind)
+                up = layout.processing / job / "out" / "up"
+                wait_until(up.exists, "the module runs")
+                started = time.perf_counter()
+                controls.cancel(layout, job, datetime.now(UTC))
+                wait_until((layout.error / job).exists, "the job is cancelled", interval=0.002)
+                seconds.append(time.perf_counter() - started)
+            what = report.add(f"{kind}: cancel of a module that does not obey, to the job in error/", "s", seconds)
+            report.goals.append(Goal("cancel", f"{what.what}, s", what.median, 2, at_least=False))
 
 
 def _parallel(report: Report, series: BuiltSeries) -> None:

@@ -464,7 +464,7 @@ def test_a_cancelled_job_whose_target_hangs_stops_at_once(layout: Layout, tmp_pa
             started = time.monotonic()
             assert controls.cancel(layout, job.id, datetime.now(UTC)) == "is being stopped"
             wait_until((layout.error / job.id).exists, "the job is cancelled")
-            assert time.monotonic() - started < 2.0
+            assert time.monotonic() - started < 10.0
         failed = read_task(layout.error / job.id)
         assert "cancelled by an operator" in failed.reason
         assert failed.fail_stage is FailStage.DISPATCHING
