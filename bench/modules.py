@@ -164,7 +164,7 @@ def _cancel(report: Report, series: BuiltSeries, runs: int) -> None:
         "process": {"command": ["/bin/sh", "-c", stubborn]},
         "docker": {"docker_tag": _image(stubborn), "pull": "never"},
     }
-    with clean_folder("modules") as folder, _processor(folder, modules) as (running, layout):
+    with clean_folder("modules") as folder, _processor(folder, modules) as (_, layout):
         series = _copy_of(series, folder / "source")
         for kind in modules:
             seconds = []
