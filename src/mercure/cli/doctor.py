@@ -8,6 +8,7 @@ from mercure.cli import installation
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.doctor_folders import folder_findings
 from mercure.cli.doctor_machine import machine_findings
+from mercure.cli.doctor_modules import module_findings
 from mercure.cli.doctor_network import port_findings, target_findings
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.options import JSON, new_app
@@ -27,7 +28,7 @@ _COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "error": t
 
 @app.command()
 def doctor(*, as_json: JSON = False) -> None:
-    """Examine this installation: configuration, folders, disk, ports, targets, limits, clock. Changes nothing.
+    """Examine this installation: configuration, folders, disk, ports, targets, modules, limits, clock. Changes nothing.
 
     Run it as the user of the services, beside them or before their start. Exit status 1: a finding is an error.
     """
@@ -52,6 +53,7 @@ def _examine() -> list[Finding]:
     findings += folder_findings(loaded.config)
     findings += port_findings(loaded.config)
     findings += target_findings(loaded)
+    findings += module_findings(loaded)
     return [*findings, *machine_findings(loaded.config)]
 
 

@@ -64,14 +64,14 @@ def _unusable(path: Path, reason: str) -> Finding:
         remedy = f"Move it away (mv {file} {file}.old); `mercure run` makes the folder."
         return Finding("folders", "error", f"{path} cannot be made: {file} is not a folder", remedy)
     remedies = {"is full": "Make room, or use a larger disk.", "is read-only": "Mount it read-write."}
-    return Finding("folders", "error", f"{path} {reason}", remedies.get(reason, _give(path)))
+    return Finding("folders", "error", f"{path} {reason}", remedies.get(reason, give_remedy(path)))
 
 
 def _missing(missing: dict[str, Path]) -> Iterator[Finding]:
     """Say once for all folders that would be made below the same one that exists."""
     by_above: dict[Path, list[Path]] = {}
     for path in missing.values():
-        by_above.setdefault(_existing_above(path), []).append(path)
+        by_above.setdefault(existing_above(path), []).append(path)
     for above, paths in by_above.items():
         named = _in_one_line(paths)
         do = "does" if len(paths) == 1 else "do"
@@ -80,10 +80,11 @@ def _missing(missing: dict[str, Path]) -> Iterator[Finding]:
             yield Finding("folders", "warning", f"{named} {do} not exist yet", remedy)
         else:
             message = f"{named} {do} not exist, and {above} cannot be written to"
-            yield Finding("folders", "error", message, _give(*_to_give(paths, above)))
+            yield Finding("folders", "error", message, give_remedy(*_togive_remedy(paths, above)))
 
 
-def _existing_above(path: Path) -> Path:
+def existing_above(path: Path) -> Path:
+    """Return the nearest folder above that exists."""
     return next(parent for parent in path.parents if parent.exists())
 
 
@@ -94,7 +95,7 @@ def _in_one_line(paths: list[Path]) -> str:
     return f"{len(paths)} folders in {parents.pop()} ({', '.join(path.name for path in paths)})"
 
 
-def _to_give(paths: list[Path], above: Path) -> list[Path]:
+def _togive_remedy(paths: list[Path], above: Path) -> list[Path]:
     """Return what root has to make: the common folder of all of them when that does not exist either."""
     parents = {path.parent for path in paths}
     return list(parents) if len(parents) == 1 and above not in parents else paths
@@ -104,7 +105,7 @@ def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator
     """Return the file systems on which folders are to be made, and on which there is none so far."""
     devices = {path.stat().st_dev for path in usable.values()}
     by_device: dict[int, list[str]] = {}
-    above = {name: _existing_above(path) for name, path in missing.items()}
+    above = {name: existing_above(path) for name, path in missing.items()}
     for name, path in above.items():
         by_device.setdefault(path.stat().st_dev, []).append(name)
     for device, names in by_device.items():
@@ -114,7 +115,8 @@ def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator
             yield Place(f"{path} (for {named})", path, receives="incoming" in names)
 
 
-def _give(*paths: Path) -> str:
+def give_remedy(*paths: Path) -> str:
+    """Return what root does so that this user can write to folders."""
     named = " ".join(map(str, paths))
     return f"As root: mkdir -p {named} && chown {_user()} {named}"
 

@@ -10,7 +10,7 @@ from mercure.cli.running import belongs_to
 from mercure.cli.target_trial import trial_of, try_all
 from mercure.config.files import unreadable_files
 from mercure.config.load import Loaded
-from mercure.config.schema import Config
+from mercure.config.schema import Config, ProcessingTarget
 from mercure.core.delivery import TargetTest
 
 _CONNECT_SECONDS = 5.0
@@ -44,7 +44,9 @@ def target_findings(loaded: Loaded) -> Iterator[Finding]:
     used = {name for rule in config.rules if not rule.disabled for name in rule.target}
     usable = [name for name in config.targets if not loaded.why_unusable(name)]
     results = try_all((trial_of(name, config, _CONNECT_SECONDS) for name in usable), _LIMIT_SECONDS)
-    for name in config.targets:
+    for name, target in config.targets.items():
+        if isinstance(target, ProcessingTarget):
+            continue  # nothing is sent to it: modules are examined by themselves
         if reason := loaded.why_unusable(name):
             remedy = "Change the target, or the rules that name it."
             yield Finding("targets", "error" if name in used else "warning", f"target {name}: {reason}", remedy)

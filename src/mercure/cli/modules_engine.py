@@ -65,6 +65,18 @@ class Engine:
             pass
         return ""
 
+    def why_away(self) -> str:
+        """Return why no engine answers, or ""."""
+        engine = DockerEngine(self._config.processor.docker_host, timeout_seconds=_QUICK_SECONDS)
+        try:
+            with engine.asked("modules") as api:
+                api.ping()
+        except MercureError as error:
+            return str(error)
+        finally:
+            engine.close()
+        return ""
+
     def pull(self, module: str, image: str) -> Pulled:
         """Fetch an image from its registry, now."""
         try:
