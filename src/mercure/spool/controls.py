@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from mercure.spool.sealing import new_seal_id
 
 _LONG_ID = 80
 """Ids grow with each retry; from here on a new one begins."""
+
+_LET_GO_SECONDS = 1.0
 
 HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
 
@@ -148,7 +151,7 @@ def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> C
         folder = layout.stage(stage) / names.check_job_id(job_id)
         if not folder.is_dir():
             continue
-        taken = claim(layout, stage, job_id)
+        taken = _claim_soon(layout, stage, job_id) if stage.is_final else claim(layout, stage, job_id)
         if taken is None and stage is Stage.OUTGOING:
             if (folder / names.CANCEL_FILE).exists():
                 raise SpoolError(f"job {job_id} is being stopped; retry it once it stands in error/")
@@ -161,6 +164,14 @@ def _claim_anywhere(layout: Layout, job_id: str, stages: tuple[Stage, ...]) -> C
             raise SpoolError(f"job {job_id} {what}")
         return taken
     raise SpoolError(f"no job {job_id} in {_listed(stages)}")
+
+
+def _claim_soon(layout: Layout, stage: Stage, job_id: str) -> Claim | None:
+    """Claim a job that has ended: whoever moved it there lets go of it a moment later."""
+    deadline = time.monotonic() + _LET_GO_SECONDS
+    while (taken := claim(layout, stage, job_id)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return taken
 
 
 def _listed(stages: tuple[Stage, ...]) -> str:
