@@ -105,7 +105,10 @@ def _state(layout: Layout, stage: Stage, job: Job, *, locked: frozenset[int], no
             return "running"
     if is_held(layout, stage) or is_held(layout, stage, job.id):
         return "held"
-    times = [delivery.not_before for delivery in job.deliveries if delivery.state is DeliveryState.WAITING]
+    if stage is Stage.PROCESSING:  # its targets are not asked before its modules are done
+        times = [job.processing.not_before]
+    else:
+        times = [delivery.not_before for delivery in job.deliveries if delivery.state is DeliveryState.WAITING]
     if times and all(time and time > now for time in times):
         return "deferred"
     return "waiting"

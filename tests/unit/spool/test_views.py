@@ -11,7 +11,7 @@ from tests.builders import BuiltSeries, small_series
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
-from mercure.core.task import Delivery, DeliveryState
+from mercure.core.task import Delivery, DeliveryState, Processing
 from mercure.spool import controls, sealing, views
 from mercure.spool import layout as names
 from mercure.spool.job_files import write_task
@@ -89,6 +89,23 @@ def test_a_job_is_deferred_when_all_that_waits_has_a_later_time(layout: Layout, 
     job = job.with_delivery(replace(later, target="c"))
     write_task(layout.outgoing / job.id, job)
     assert state(layout, job.id) == "deferred"
+
+
+def test_a_job_is_deferred_while_its_modules_have_a_later_time_whatever_its_targets_have(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, "a", stage=Stage.PROCESSING)
+    folder = layout.processing / job.id
+    later, past = NOW + timedelta(minutes=1), NOW - timedelta(minutes=1)
+    for not_before, expected in ((later, "deferred"), (past, "waiting"), (None, "waiting")):
+        write_task(folder, replace(job, processing=Processing(attempts=1, not_before=not_before)))
+        assert state(layout, job.id) == expected
+    put_off = replace(job, deliveries=(Delivery("a", not_before=later),))
+    write_task(folder, put_off)
+    assert state(layout, job.id) == "waiting"
+    write_task(folder, replace(job, processing=Processing(not_before=later)))
+    controls.hold(layout, Stage.PROCESSING, job.id)
+    assert state(layout, job.id) == "held"
 
 
 def test_damaged_jobs_are_listed_with_their_problem(layout: Layout, series: BuiltSeries) -> None:
