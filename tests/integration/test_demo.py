@@ -184,7 +184,7 @@ def test_the_demo_finds_what_a_module_did_not_make_and_what_a_target_lost_of_it(
         (results / "result.json").unlink()
         (smoothed,) = [finding for finding in run.check() if not finding.is_complete]
         assert smoothed == Finding("archive", run.series[4].series_uid, 5, 2, 1, "smooth", "")
-    assert "2 of 5 missing, 1 changed made by smooth, no result.json: MR3 Knee at archive" in shown.getvalue()
+    assert "2 of 5 missing, 1 changed of what smooth made, no result.json: MR3 Knee at archive" in shown.getvalue()
 
 
 def test_a_demo_never_empties_a_folder_that_is_not_its_own(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Demonstration:
         self._say("Is everything there?")
         for finding in findings:
             name = self.story.series[finding.series_uid].name
-            result = f"; result.json: {finding.result}" if finding.result else ""
+            result = f", {finding.result}" if finding.result else ""
             self._console.print(
                 Text.assemble(_verdict(finding), f": {name} at {finding.place}{result}"), soft_wrap=True
             )
@@ -185,8 +185,9 @@ class Demonstration:
 
 
 def _verdict(finding: Finding) -> Text:
-    made = f" made by {finding.module}" if finding.module else ""
     if finding.is_complete:
-        return Text(f"  yes  all {finding.sent} instances{made}, byte for byte", "green")
-    lost = f"{finding.missing} of {finding.sent} missing, {finding.different} changed{made}"
-    return Text(f"  NO   {lost}{'' if finding.result or not made else ', no result.json'}", "red")
+        what = f"results of {finding.module}" if finding.module else "instances"
+        return Text(f"  yes  all {finding.sent} {what}, byte for byte", "green")
+    what = f" of what {finding.module} made" if finding.module else ""
+    lost = f"{finding.missing} of {finding.sent} missing, {finding.different} changed{what}"
+    return Text(f"  NO   {lost}{'' if finding.result or not what else ', no result.json'}", "red")

@@ -14,7 +14,7 @@ from mercure.cli.demo.story import SeriesStory, Story, TargetStory
 from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
 
-_WIDE, _MIDDLE = 118, 106
+_WIDE, _MIDDLE = 120, 106
 _WIDE_BAR = 10
 _STATES = {
     "waiting": ("waiting", "dim"),

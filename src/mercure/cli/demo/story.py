@@ -95,12 +95,13 @@ class SeriesStory:
 
 
 class Story:
-    """Follows the platform. `update` returns the events that are new, in the order of their times."""
+    """Follows the platform. `update` returns the events that are new, in the order in which they make sense."""
 
     def __init__(self, layout: Layout, series: Sequence[DemoSeries]) -> None:
         """Begin now."""
         self._layout = layout
         self._reader = JournalReader(layout.journal)
+        self._early: list[Event] = []
         self._began = time.monotonic()
         self._began_at = datetime.now(UTC)
         self.series = {one.series_uid: SeriesStory(one, one.series_uid) for one in series}
@@ -124,6 +125,7 @@ class Story:
     def update(self) -> list[Event]:
         """Look at what the platform has written. Raises `SpoolError` when the journal cannot be read."""
         events = sorted(self._reader.read().events, key=lambda event: event.at)  # of several services
+        early = [event for event in events if self._is_early(event)]
         for event in events:
             if event.series_uid:
                 story = self.series.setdefault(event.series_uid, SeriesStory(None, event.series_uid))
@@ -136,7 +138,15 @@ class Story:
             if not story.is_counted:
                 story.is_counted = story.is_over
                 self._count(story)
-        return events
+        told = [*(event for event in events if event not in early), *self._early]
+        self._early = early
+        return told
+
+    def _is_early(self, event: Event) -> bool:
+        """Whether the processor has begun with a job of which the router has yet to tell; it is told a moment later."""
+        story = self.series.get(event.series_uid or "")
+        job = story.jobs.get(event.job_id or "") if story else None
+        return event.kind is EventKind.PROCESSING_STARTED and (job is None or not job.rules)
 
     def _follow(self, story: SeriesStory, event: Event) -> None:
         at = self.time_of(event)
