@@ -108,17 +108,17 @@ def retry(
         raise CommandError("give either jobs or --all-failed", "`mercure queue list` shows them.", Exit.USAGE)
     if rule is not None:
         _check_rule(rule, alone=not all_failed and not as_then)
-        operator = _operator()
-        _report([operator.route_by(job, rule) for job in jobs or ()], as_json=as_json)
+        with _operator() as operator:
+            _report([operator.route_by(job, rule) for job in jobs or ()], as_json=as_json)
         return
-    operator = _operator()
-    chosen, skipped = operator.failed() if all_failed else (jobs or [], 0)
-    if skipped:
-        them = "it" if skipped == 1 else "them"
-        what = f"skipped {counted(skipped, 'job')} of broken DICOM, which cannot be retried"
-        complain(f"note: {what}: have {them} sent again; `mercure queue list --stage error` shows {them}")
-    nothing = "No job can be retried." if skipped else "No job has failed."
-    _report([operator.retry(job, as_then=as_then) for job in chosen], as_json=as_json, nothing=nothing)
+    with _operator() as operator:
+        chosen, skipped = operator.failed() if all_failed else (jobs or [], 0)
+        if skipped:
+            them = "it" if skipped == 1 else "them"
+            what = f"skipped {counted(skipped, 'job')} of broken DICOM, which cannot be retried"
+            complain(f"note: {what}: have {them} sent again; `mercure queue list --stage error` shows {them}")
+        nothing = "No job can be retried." if skipped else "No job has failed."
+        _report([operator.retry(job, as_then=as_then) for job in chosen], as_json=as_json, nothing=nothing)
 
 
 @app.command()
@@ -128,22 +128,24 @@ def cancel(
     as_json: JSON = False,
 ) -> None:
     """Stop jobs. They go to error/, from where `queue retry` takes them up again."""
-    operator = _operator()
-    _report([operator.cancel(job) for job in jobs], as_json=as_json)
+    with _operator() as operator:
+        _report([operator.cancel(job) for job in jobs], as_json=as_json)
 
 
 @app.command()
 def hold(jobs: HeldJobs = None, *, stage: HeldStage = None, as_json: JSON = False) -> None:
     """Start nothing more: single jobs, or a whole stage. What runs goes on."""
-    operator, chosen = _held(jobs, stage)
-    _report([operator.hold(*one) for one in chosen], as_json=as_json)
+    chosen = _held(jobs, stage)
+    with _operator() as operator:
+        _report([operator.hold(*one) for one in chosen], as_json=as_json)
 
 
 @app.command()
 def release(jobs: HeldJobs = None, *, stage: HeldStage = None, as_json: JSON = False) -> None:
     """End a hold."""
-    operator, chosen = _held(jobs, stage)
-    _report([operator.release(*one) for one in chosen], as_json=as_json)
+    chosen = _held(jobs, stage)
+    with _operator() as operator:
+        _report([operator.release(*one) for one in chosen], as_json=as_json)
 
 
 def _check_rule(name: str, *, alone: bool) -> None:
@@ -175,12 +177,12 @@ def _check_stage(stage: str, known: Sequence[str]) -> None:
         raise CommandError(f"there is no stage {clean(stage)[:40]!r}{which}", remedy, Exit.USAGE)
 
 
-def _held(jobs: list[str] | None, stage: str | None) -> tuple[Operator, list[tuple[str, Stage | None]]]:
+def _held(jobs: list[str] | None, stage: str | None) -> list[tuple[str, Stage | None]]:
     if bool(jobs) == bool(stage):
         raise CommandError("give either jobs or --stage", "For example --stage outgoing.", Exit.USAGE)
     if stage:
         _check_stage(stage, HOLDABLE)
-    return _operator(), [("", Stage(stage))] if stage else [(job, None) for job in jobs or []]
+    return [("", Stage(stage))] if stage else [(job, None) for job in jobs or []]
 
 
 def _report(results: list[Acted], *, as_json: bool, nothing: str = "") -> None:

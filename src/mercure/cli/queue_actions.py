@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
@@ -39,12 +39,25 @@ class Acted:
 
 
 class Operator:
-    """Acts on the jobs of a data folder. Services that run notice by themselves."""
+    """Acts on the jobs of a data folder. Services that run notice by themselves.
+
+    What it does stands in one file of the journal, from the first act to `close`; a context manager closes it.
+    """
 
     def __init__(self, layout: Layout) -> None:
         """Touch nothing yet."""
         self._layout = layout
         self._journal = JournalWriter(layout.journal, "operator")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Make what was done durable in the journal."""
+        self._journal.close()
 
     def failed(self) -> tuple[list[str], int]:
         """Return the jobs in `error/`, oldest first, without those of broken DICOM, and how many these are."""
@@ -116,13 +129,11 @@ class Operator:
     def _hold_stage(self, stage: Stage) -> Acted:
         controls.hold(self._layout, stage)
         self._journal.emit(Event(EventKind.JOB_HELD, self._now(), detail=f"{_BY}, all of {stage.value}"))
-        self._journal.close()
         return Acted(f"{stage.value}/", done=True, message=f"is held until `mercure queue release --stage {stage}`")
 
     def _release_stage(self, stage: Stage) -> Acted:
         controls.release(self._layout, stage)
         self._journal.emit(Event(EventKind.JOB_RELEASED, self._now(), detail=f"{_BY}, all of {stage.value}"))
-        self._journal.close()
         return Acted(f"{stage.value}/", done=True, message="may run")
 
     def _act(self, job_id: str, act: Callable[[JobView], str]) -> Acted:
@@ -135,8 +146,6 @@ class Operator:
             return Acted(job_id, done=False, message=str(error))
         except OSError as error:
             return Acted(job_id, done=False, message=f"{error.strerror} (is the data folder writable for this user?)")
-        finally:
-            self._journal.close()
 
     def _stands_in(self, job_id: str, stage: Stage) -> bool:
         return (self._layout.stage(stage) / job_id).is_dir()
