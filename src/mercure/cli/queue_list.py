@@ -33,6 +33,9 @@ STATES = {
 }
 """The states, and their colours."""
 
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+"""What a job has whose file does not say when it was made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -105,7 +108,7 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
     data: dict[str, Any] = {"job": view.id, "stage": view.stage.value, "state": view.state, "folder": view.folder}
     if view.job is None:
         return data | {"reason": view.problem}
-    job = view.job
+    job, age = view.job, age_of(view.job, now)
     return data | {
         "rules": list(job.triggered_rules),
         "action": job.action,
@@ -118,9 +121,9 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
             "address": job.series.peer_address,
         },
         "instances": len(job.instances),
-        "created_at": job.created_at,
+        "created_at": None if age is None else job.created_at,
         "settled_at": job.settled_at,
-        "age_seconds": round((now - job.created_at).total_seconds(), 3),
+        "age_seconds": None if age is None else round(age.total_seconds(), 3),
         "modules": list(modules_of(job)),
         "next_attempt": next_attempt(view),
         "fail_stage": job.fail_stage.value if job.fail_stage else None,
@@ -136,6 +139,11 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
             for delivery in job.deliveries
         ],
     }
+
+
+def age_of(job: Job, now: datetime) -> timedelta | None:
+    """Return how old a job is; None for one of an existing installation, whose file does not say when it was made."""
+    return None if job.created_at == _UNKNOWN_TIME else now - job.created_at
 
 
 def next_attempt(view: JobView) -> datetime | None:
@@ -210,7 +218,7 @@ def _print_wide(listing: Listing) -> None:
         if job is None:
             rows.append((view.id, view.stage.value, view.state, "", "", "", "", "", view.problem))
             continue
-        age, ahead = span(listing.now - job.created_at), _next(view, listing.now)
+        age, ahead = _age(job, listing.now), _next(view, listing.now)
         named = (", ".join(job.triggered_rules), ", ".join(one.target for one in job.deliveries))
         rows.append((view.id, view.stage.value, view.state, *named, str(len(job.instances)), age, ahead, reason(view)))
     print_table(columns, rows)
@@ -221,7 +229,7 @@ def _print_compact(listing: Listing) -> None:
     rows = []
     for view in listing.jobs:
         job = view.job
-        count, age = (str(len(job.instances)), span(listing.now - job.created_at)) if job else ("", "")
+        count, age = (str(len(job.instances)), _age(job, listing.now)) if job else ("", "")
         what = _what(view, listing.now)
         rows.append((view.state, count, age, (view.id, what) if what else view.id))
     print_table(columns, rows)
@@ -257,6 +265,11 @@ def _print_summary(listing: Listing) -> None:
         say(f"{stage}/ is held; `mercure queue release --stage {stage}` lets it go on.")
     if total[Stage.ERROR.value]:
         say("`mercure queue show JOB` tells more of a job, `mercure queue retry JOB` lets it go on.")
+
+
+def _age(job: Job, now: datetime) -> str:
+    age = age_of(job, now)
+    return "" if age is None else span(age)
 
 
 def _ago(time: datetime, now: datetime) -> str:

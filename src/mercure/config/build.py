@@ -54,6 +54,8 @@ class Builder:
         """Return the usable part. Raises InvalidConfigError when a fault is outside of the entries."""
         for path, message in self.translation.failures if self.translation else ():
             self._fail(path, message)
+        for path, message in self.translation.notes if self.translation else ():
+            self._report(path, message, "warning", "schema")
         sections = self._sections(nested)
         self._stages = sections.get("mercure", self._stages)
         self._processor = sections.get("processor", self._processor)

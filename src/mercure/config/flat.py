@@ -90,6 +90,7 @@ _TARGET_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "dummy": (),
 }  # fmt: skip
 _NEVER: Final = "False"
+_ONE_ATTEMPT: Final = "which means one attempt, as before"
 _PORT: Final = 11112
 _EVERY_TARGET: Final = ("target_type", "contact", "comment", "direction")
 _TARGET_NAMES: Final = {
@@ -172,11 +173,13 @@ def places() -> dict[str, str]:
 class Translation:
     """A flat file in our form, with the way back.
 
-    `failures` holds paths in our form and messages; `left_over` the unknown keys of entries, by the path of the entry.
+    `failures` and `notes`, which are no faults, hold paths in our form and messages; `left_over` the unknown keys of
+    entries, by the path of the entry.
     """
 
     nested: dict[str, Any] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
+    notes: list[tuple[JsonPath, str]] = field(default_factory=list)
     failures: list[tuple[JsonPath, str]] = field(default_factory=list)
     origins: dict[JsonPath, JsonPath] = field(default_factory=dict)
     left_over: dict[JsonPath, dict[str, Any]] = field(default_factory=dict)
@@ -226,7 +229,18 @@ def _put_value(made: Translation, name: str, ours: Place, value: Any) -> None:
         value = None
     elif name == "port" and value in (None, ""):
         value = _PORT
+    elif name == "retry_max" and _is_zero(value):
+        value = 1
+        made.changes.append(f"retry_max is 0, {_ONE_ATTEMPT}: {path_text(ours)} becomes 1")
+        made.notes.append((ours, f"is 0, {_ONE_ATTEMPT}; our own form has 1 for that, and 0 for no end"))
     made.put(ours, (name,), value)
+
+
+def _is_zero(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and float(value) == 0
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _days(seconds: Any) -> Any:

@@ -154,6 +154,9 @@ def doubts(config: Config, additional_tags: str = ADDITIONAL_TAGS) -> Iterator[D
     ):
         if _is_placeholder(secret):
             yield _warning(path, "is the placeholder of the example and no secret")
+    if config.mercure.series_complete_trigger == 0:
+        quiet: JsonPath = ("mercure", "series_complete_trigger")
+        yield _warning(quiet, "is 0: a series is complete between two of its instances, and becomes several jobs")
     cleaner = config.cleaner.min_free_space_gb
     if 0 < cleaner < config.receiver.min_free_space_gb:
         yield _warning(

@@ -75,3 +75,24 @@ def test_a_file_of_our_form_is_not_imported() -> None:
 def test_a_file_with_unknown_keys_is_not_imported() -> None:
     with pytest.raises(ConfigError, match="did you mean retention"):
         import_flat('{"port": 1, "retenton": 5}')
+
+
+@pytest.mark.parametrize("value", [0, "0", 0.0])
+def test_no_attempts_at_all_become_one_as_they_were_and_that_is_said(value: object) -> None:
+    nested, changes = import_flat(json.dumps({"port": 11112, "retry_max": value}))
+    assert nested["dispatcher"]["retry_max"] == 1
+    assert "retry_max is 0, which means one attempt, as before: dispatcher.retry_max becomes 1" in changes
+    loaded = parse(json.dumps({"port": 11112, "retry_max": value}, indent=1), environment={})
+    assert loaded.config.dispatcher.retry_max == 1
+    (problem,) = loaded.problems
+    assert (problem.path, problem.severity, problem.line) == ("retry_max", "warning", 3)
+    assert problem.message == "is 0, which means one attempt, as before; our own form has 1 for that, and 0 for no end"
+
+
+def test_other_attempts_stay_and_without_end_is_known_in_our_form_only() -> None:
+    flat = parse('{"port": 11112, "retry_max": 3}', environment={})
+    assert (flat.config.dispatcher.retry_max, flat.problems) == (3, ())
+    ours = parse('{"dispatcher": {"retry_max": 0}}', environment={})
+    assert (ours.config.dispatcher.retry_max, ours.problems) == (0, ())
+    with pytest.raises(ConfigError, match="retry_max"):
+        parse('{"port": 11112, "retry_max": false}', environment={})

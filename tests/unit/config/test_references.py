@@ -181,3 +181,14 @@ def test_placeholders_and_a_late_cleaner_are_warned_of() -> None:
         ("webgui.auth_token_key", "warning"),
         ("cleaner.min_free_space_gb", "warning"),
     ]
+
+
+def test_a_series_that_is_complete_at_once_is_warned_of() -> None:
+    for value, path in (
+        ({"mercure": {"series_complete_trigger": 0}}, "mercure.series_complete_trigger"),
+        ({"port": 11112, "series_complete_trigger": "0"}, "series_complete_trigger"),
+    ):
+        (problem,) = _loaded(value).problems
+        assert (problem.path, problem.severity) == (path, "warning")
+        assert "becomes several jobs" in problem.message
+    assert _loaded({"mercure": {"series_complete_trigger": 0.5}}).problems == ()
