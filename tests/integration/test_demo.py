@@ -122,6 +122,17 @@ def test_with_an_engine_a_module_runs_in_a_container_too_and_nothing_of_it_is_le
     assert engine.left() == before
 
 
+def test_a_demo_that_is_interrupted_leaves_no_container_behind(engine: Engine, tmp_path: Path) -> None:
+    before = engine.left()
+    with demo(tmp_path / "demo", "--exit", docker_host=engine.host) as process:
+        assert process.stdout is not None
+        assert any("threshold works on it" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=_DEADLINE_SECONDS)
+    assert process.returncode == Exit.INTERRUPTED
+    assert engine.left() == before
+
+
 def test_the_demo_goes_on_running_and_takes_a_changed_configuration_until_it_is_interrupted(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     lines: list[str] = []

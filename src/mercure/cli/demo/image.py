@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from mercure.core.errors import MercureError, PermanentError
-from mercure.runners.docker_engine import DockerEngine, EngineAwayError, MissingError
+from mercure.runners.docker_engine import DockerEngine, EngineAwayError, MissingError, remove_container
 
 _PACKAGES = ("numpy", "pydicom")
 _PREFIX = "usr/local"
@@ -51,13 +51,17 @@ class DemoImage:
         return ""
 
     def remove(self) -> None:
-        """Remove the image; none, or no engine, is no error."""
+        """Remove the image, with what still runs of it; none, or no engine, is no error."""
         with suppress(MercureError):
             self._remove()
         self._engine.close()
 
     def _remove(self) -> None:
-        with suppress(MissingError), self._engine.asked("removing the image of an earlier demo") as api:
+        with self._engine.asked("listing what runs of the demo") as api:
+            running = api.containers(all=True, filters={"ancestor": self.name})
+        for container in running:  # a platform that stops leaves them, for the one that starts next
+            remove_container(self._engine, container["Id"])
+        with suppress(MissingError), self._engine.asked("removing the image of the demo") as api:
             api.remove_image(self.name, force=True)
 
     def _make(self, program: Path) -> None:

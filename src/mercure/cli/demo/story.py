@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -101,7 +101,8 @@ class Story:
         """Begin now."""
         self._layout = layout
         self._reader = JournalReader(layout.journal)
-        self._early: list[Event] = []
+        self._created: set[str] = set()
+        self._early: dict[str, Event] = {}
         self._began = time.monotonic()
         self._began_at = datetime.now(UTC)
         self.series = {one.series_uid: SeriesStory(one, one.series_uid) for one in series}
@@ -125,7 +126,6 @@ class Story:
     def update(self) -> list[Event]:
         """Look at what the platform has written. Raises `SpoolError` when the journal cannot be read."""
         events = sorted(self._reader.read().events, key=lambda event: event.at)  # of several services
-        early = [event for event in events if self._is_early(event)]
         for event in events:
             if event.series_uid:
                 story = self.series.setdefault(event.series_uid, SeriesStory(None, event.series_uid))
@@ -138,15 +138,20 @@ class Story:
             if not story.is_counted:
                 story.is_counted = story.is_over
                 self._count(story)
-        told = [*(event for event in events if event not in early), *self._early]
-        self._early = early
-        return told
+        return list(self._in_order(events))
 
-    def _is_early(self, event: Event) -> bool:
-        """Whether the processor has begun with a job of which the router has yet to tell; it is told a moment later."""
-        story = self.series.get(event.series_uid or "")
-        job = story.jobs.get(event.job_id or "") if story else None
-        return event.kind is EventKind.PROCESSING_STARTED and (job is None or not job.rules)
+    def _in_order(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The processor may begin with a job before the router tells that it made it: then that is told first."""
+        for event in events:
+            job_id = event.job_id or ""
+            if event.kind is EventKind.PROCESSING_STARTED and job_id not in self._created:
+                self._early[job_id] = event
+                continue
+            yield event
+            if event.kind is EventKind.JOB_CREATED:
+                self._created.add(job_id)
+                if job_id in self._early:
+                    yield self._early.pop(job_id)
 
     def _follow(self, story: SeriesStory, event: Event) -> None:
         at = self.time_of(event)
