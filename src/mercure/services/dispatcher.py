@@ -7,14 +7,12 @@ place among the parallel ones to another target's, but keeps its place at its ow
 
 import contextlib
 import logging
-import os
 import random
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from mercure.core.clock import Clock
 from mercure.core.errors import SpoolError
@@ -25,7 +23,7 @@ from mercure.services.circuits import Circuits
 from mercure.services.delivery_run import ActiveJob, DeliveryRun, settled
 from mercure.services.dispatch_queue import DispatchQueue, Unit
 from mercure.services.dispatch_settings import DispatcherSettings
-from mercure.services.folder_bell import FolderBell
+from mercure.services.folder_bell import FolderBell, modified_at
 from mercure.services.service import Bell
 from mercure.services.settlement import BY_OPERATOR, STOPPING, Settlement, is_waiting
 from mercure.spool.jobs import Claim, claim, is_held
@@ -38,8 +36,10 @@ _STALLED_SECONDS = 1.0
 _WISH_SECONDS = 0.5
 _RACY_SECONDS = 2.0
 _FULL_SCAN_SECONDS = 60.0
+_SOON_SECONDS = 0.05
 _AGAIN_SECONDS = 2.0
-"""When a job that another process has claimed, or that an operator holds, is looked at again."""
+"""When a job that another process has claimed, or that an operator holds, is looked at again: soon at first, for who
+has just put it here lets go of it a moment later, then after twice that and so on up to this."""
 
 _TROUBLE_SECONDS = 5.0
 """When a job that the disk does not let us move or write is tried again."""
@@ -80,6 +80,7 @@ class Dispatcher:
         self._wishes_checked_at = float("-inf")
         self._next_settings: deque[DispatcherSettings] = deque(maxlen=1)
         self._troubles: dict[str, str] = {}
+        self._patience: dict[str, float] = {}
         self._targets_changed = True
 
     def configure(self, settings: DispatcherSettings) -> None:
@@ -150,19 +151,20 @@ class Dispatcher:
 
     def _scan(self) -> None:
         moment = self._clock.monotonic()
-        control = _mtime(self._layout.control)
+        control = modified_at(self._layout.control)
         if control != self._control_mtime:
             self._control_mtime = control
             self._circuits.probe_all()
             self._queue.forget_all()
             self._scanned_at = float("-inf")
-        mtime = _mtime(self._layout.stage(Stage.OUTGOING))
+        mtime = modified_at(self._layout.stage(Stage.OUTGOING))
         if mtime != self._outgoing_mtime or moment - self._scanned_at >= _FULL_SCAN_SECONDS:
             self._scanned_at = moment
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
             self._outgoing_mtime = mtime if quiet else 0
             self._queue.scan()
             self._troubles = {job_id: reason for job_id, reason in self._troubles.items() if job_id in self._queue}
+            self._patience = {job_id: wait for job_id, wait in self._patience.items() if job_id in self._queue}
         self._queue.due(self._clock.now().timestamp())
 
     def _settle_odd(self) -> None:
@@ -173,7 +175,7 @@ class Dispatcher:
                 continue
             taken = self._claim(job_id)
             if taken is None:
-                self._queue.read_later(job_id, self._clock.now().timestamp() + _AGAIN_SECONDS)
+                self._queue.read_later(job_id, self._again(job_id))
                 continue
             try:
                 with contextlib.closing(taken):
@@ -256,11 +258,12 @@ class Dispatcher:
             self._put_off(unit.job_id, "opened", error)
             return None
         self._active[active.job.id] = active
+        self._patience.pop(active.job.id, None)
         return active
 
     def _look_again(self, unit: Unit) -> None:
         """Put back a unit that cannot start now, if its job is still there."""
-        again = self._clock.now().timestamp() + _AGAIN_SECONDS
+        again = self._again(unit.job_id)
         try:
             job = self._queue.read(unit.job_id)
         except (SpoolError, OSError):
@@ -269,6 +272,12 @@ class Dispatcher:
         if job:
             kept = tuple(d for d in job.deliveries if d.target == unit.target)
             self._queue.add(replace(job, deliveries=kept), not_before=again)
+
+    def _again(self, job_id: str) -> float:
+        """Return when to look again at a job that cannot be had now (seconds since the epoch)."""
+        wait = self._patience.get(job_id, _SOON_SECONDS)
+        self._patience[job_id] = min(2 * wait, _AGAIN_SECONDS)
+        return self._clock.now().timestamp() + wait
 
     def _refuse_unknown(self, target: str) -> None:
         """Send what waits for a target that is not there any more to `error/`, from where it can be retried."""
@@ -382,10 +391,3 @@ class Dispatcher:
 
     def _runs(self) -> list[DeliveryRun]:
         return [run for active in self._active.values() for run in active.running.values()]
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        return 0

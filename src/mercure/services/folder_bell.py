@@ -60,3 +60,11 @@ class FolderBell:
             # Receptions and jobs have names; drafts begin with a dot and concern nobody yet.
             if any(not event.name.startswith(".") for event in events):
                 self._ring()
+
+
+def modified_at(path: Path) -> int:
+    """Return when a folder or file was changed last, in nanoseconds of its file system's clock; 0 when it is gone."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0

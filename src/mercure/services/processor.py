@@ -5,14 +5,12 @@ folder that a job needs is not free, the job waits and others go before it.
 """
 
 import logging
-import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mercure.core.clock import Clock
 from mercure.core.errors import CancelledError, MercureError, PermanentError, SpoolError, TransientError
@@ -21,7 +19,7 @@ from mercure.core.processing import ModuleSpec
 from mercure.core.processing_steps import StepPlan
 from mercure.core.stages import Stage
 from mercure.core.task import Job
-from mercure.services.folder_bell import FolderBell
+from mercure.services.folder_bell import FolderBell, modified_at
 from mercure.services.module_chain import ChainRun, Processed
 from mercure.services.module_log import ProcessLog
 from mercure.services.processing_queue import Chain, ProcessingQueue
@@ -142,12 +140,12 @@ class Processor:
 
     def _scan(self) -> None:
         moment = self._clock.monotonic()
-        control = _mtime(self._layout.control)
+        control = modified_at(self._layout.control)
         if control != self._control_mtime:
             self._control_mtime = control
             self._queue.forget_all()
             self._scanned_at = float("-inf")
-        mtime = _mtime(self._layout.processing)
+        mtime = modified_at(self._layout.processing)
         if mtime != self._mtime or moment - self._scanned_at >= _FULL_SCAN_SECONDS:
             self._scanned_at = moment
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
@@ -301,10 +299,3 @@ class Processor:
         while self._active and time.monotonic() < deadline:
             self._bell.wait(0.1)
             self._settle_ended()
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        return 0

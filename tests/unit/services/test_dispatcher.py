@@ -859,3 +859,16 @@ def test_a_target_that_is_away_is_said_in_the_log(
     desk = Desk(layout, {"archive": folder(tmp_path, "archive", there=False)})
     desk.settle()
     assert f"job {job.id} waits for target archive until " in caplog.text
+
+
+def test_a_job_that_is_let_go_of_a_moment_after_it_came_is_sent_soon(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, {"a": folder(tmp_path, "a")})
+    job = make_job(layout, series, "a")
+    taken = claim(layout, Stage.OUTGOING, job.id)
+    assert taken is not None
+    desk.dispatcher.step()
+    taken.close()
+    desk.clock.advance(0.06)
+    desk.until(lambda: desk.jobs(Stage.SUCCESS), "it is sent")
