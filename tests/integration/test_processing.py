@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,20 @@ def test_a_container_that_is_taken_up_has_the_time_that_is_left(tmp_path: Path, 
         wait_until((place.layout.error / folder.name).is_dir, "the module was ended")
     assert "took more than 6 s" in read_task(place.layout.error / folder.name).reason
     assert time.monotonic() - began < 30
+
+
+def test_the_container_of_a_job_that_was_cancelled_meanwhile_is_ended(tmp_path: Path, series: BuiltSeries) -> None:
+    place, folder = waiting_site(tmp_path, series, image('echo up > "$MERCURE_OUT_DIR/up"; sleep 600'))
+    client = shared_engine().client
+    label = {"label": f"mercure.job={folder.name}"}
+    with service(place) as first:
+        wait_until((folder / "out" / "up").exists, "the module runs")
+        first.kill()
+        first.wait(30)
+    assert controls.cancel(place.layout, folder.name, datetime.now(UTC)) == "is cancelled"
+    assert client.api.containers(filters=label)
+    with service(place):
+        wait_until(lambda: not client.api.containers(all=True, filters=label), "the container is removed")
 
 
 def test_a_process_dies_with_the_processor_and_the_job_runs_again(tmp_path: Path, series: BuiltSeries) -> None:

@@ -23,9 +23,14 @@ def parse_result(content: bytes | None) -> tuple[Json, str]:
     if len(content) > MAXIMUM_RESULT_BYTES:
         return None, "result.json is too long and was not taken"
     try:
-        return json.loads(content), ""
+        return json.loads(content, parse_constant=_no_number), ""
     except (ValueError, RecursionError):
         return None, "result.json is no JSON and was not taken"
+
+
+def _no_number(name: str) -> Json:
+    """Refuse NaN and infinities, which Python reads and JSON does not have (RFC 8259, 6)."""
+    raise ValueError(name)
 
 
 @dataclass(frozen=True, slots=True)

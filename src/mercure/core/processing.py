@@ -123,6 +123,12 @@ class ModuleRunner(Protocol):
         Never two runs for one order: what cannot be adopted is killed before None is returned.
         """
 
+    def sweep(self, is_wanted: Callable[[str], bool]) -> None:
+        """End and remove the runs of jobs that are not wanted any more, by their ids. Raises as `start` does.
+
+        Those are of jobs that were cancelled, or failed, while no service followed their runs.
+        """
+
 
 def module_variables(order: RunOrder, paths: tuple[str, str, str]) -> dict[str, str]:
     """Return the environment of a module: its own, and the folders as `paths` (input, output, persistence) names them.

@@ -6,7 +6,7 @@ service that starts anew finds it. Nothing else on the host is touched.
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -117,6 +117,19 @@ class DockerRunner:
         if chosen is None:
             return None
         return self._follow(order, followed(order, chosen, self._digest_of(chosen)))
+
+    def sweep(self, is_wanted: Callable[[str], bool]) -> None:
+        """End and remove the containers of this data folder whose jobs are not wanted any more.
+
+        Raises `TransientError` when the engine is away.
+        """
+        label = [f"{LABEL_DATA}={self._data_id}"]
+        with self._engine.asked("looking for containers that no job has") as api:
+            found = api.containers(all=True, filters={"label": label})
+        for container in found:
+            job_id = (container.get("Labels") or {}).get(LABEL_JOB)
+            if job_id and not is_wanted(job_id):
+                remove_container(self._engine, container["Id"])
 
     def pull(self, image: str, policy: PullPolicy = "always") -> str:
         """Make sure that an image is here and return its digest; with `always` the registry is asked now.

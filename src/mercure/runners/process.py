@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from mercure.core.errors import PermanentError, TransientError
@@ -67,6 +68,9 @@ class ProcessRunner:
             return
         except OSError as error:
             raise _refused(order, error) from error
+
+    def sweep(self, is_wanted: Callable[[str], bool]) -> None:
+        """Do nothing: the guard of a run ends it together with the service that followed it."""
 
     def _start(self, order: RunOrder, claim: Claim) -> ProcessRun:
         folder = tempfile.mkdtemp(prefix=PRIVATE_PREFIX)

@@ -25,12 +25,11 @@ from mercure.services.module_run import Ended, Watch, check_output, describe_exi
 from mercure.services.processing_settings import ProcessorSettings
 from mercure.spool import layout as names
 from mercure.spool.module_folders import lay_out_input, remove_tree, write_task_of_step
-from mercure.spool.module_results import output_files, store_results
+from mercure.spool.module_results import open_up, output_files, store_results
 
 log = logging.getLogger(__name__)
 
 Json = Any
-_STEP_FILE = ".step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +87,13 @@ class ChainRun:
     def _left_behind(self) -> tuple[tuple[StepPlan, ...], _Begun | None]:
         """Return the steps that an earlier service brought to their end, and the run of the next that still goes on."""
         try:
-            done = steps_from(json.loads(self._step_file().read_bytes()))
-        except (FileNotFoundError, ValueError, SpoolError):
+            done = steps_from(_read_step(self.folder)["done"])
+        except SpoolError:
             return (), None
         if len(done) >= len(self.steps):
             return (), None
         number = len(done)
-        module_log = self._log(number)
+        module_log = self._log(number, anew=self.specs[number].runner == "docker")  # it gives its output from the start
         order = self._order(number, module_log)
         try:
             running = self._runner(number).adopt(order)
@@ -115,7 +114,8 @@ class ChainRun:
         self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
         begun = adopted or self._start(number)
         limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
-        watch = Watch(step.timeout_seconds, limit, grace, self.stopped, self._seconds_since_begin())
+        elapsed = self._seconds_since_begin() if adopted else 0.0
+        watch = Watch(step.timeout_seconds, limit, grace, self.stopped, elapsed)
         try:
             ended = follow_run(begun.running, begun.order, watch)
         finally:
@@ -127,16 +127,20 @@ class ChainRun:
         module_log = self._log(number)
         try:
             order = self._order(number, module_log)
-            return _Begun(self._runner(number).start(order), order, module_log)
+            begun = _Begun(self._runner(number).start(order), order, module_log)
         except BaseException:
             module_log.close()
             raise
+        os.utime(self._step_file())  # its time runs from here: the image may have had to be pulled
+        return begun
 
     def _runner(self, number: int) -> ModuleRunner:
         return self.settings.runners[self.specs[number].runner]
 
-    def _log(self, number: int) -> ModuleLog:
+    def _log(self, number: int, *, anew: bool = False) -> ModuleLog:
         path = self.folder / names.MODULE_LOGS / f"{number + 1}-{self.steps[number].module}.log"
+        if anew:
+            path.unlink(missing_ok=True)
         return ModuleLog(path, self.settings.log_limit_bytes)
 
     def _order(self, number: int, module_log: ModuleLog) -> RunOrder:
@@ -169,8 +173,8 @@ class ChainRun:
             write_task_of_step(taken, task)
         remove_tree(made)
         os.mkdir(made, 0o770)
-        draft = self._step_file().with_name(f"{_STEP_FILE}.new")
-        draft.write_bytes(json_bytes([step_section(step) for step in done]))
+        draft = self._step_file().with_name(f"{names.STEP_FILE}.new")
+        draft.write_bytes(json_bytes({"done": [step_section(step) for step in done], "gpus": list(self.gpus)}))
         os.rename(draft, self._step_file())
 
     def _task(self, number: int) -> Json:
@@ -198,6 +202,7 @@ class ChainRun:
             raise PermanentError(f"module {step.module} failed: {how}; see {names.MODULE_LOGS}/")
         if order.module.output_limit_bytes is not None:
             check_output(order, order.module.output_limit_bytes)
+        open_up(self.folder / names.MODULE_OUTPUT)
         output_files(self.folder / names.MODULE_OUTPUT)
         for name in (names.RESULT_FILE, names.TASK_FILE):
             if (self.folder / names.MODULE_OUTPUT / name).is_dir():
@@ -221,7 +226,7 @@ class ChainRun:
     # -- before and after --------------------------------------------------------------------------------------------
 
     def _step_file(self) -> Path:
-        return self.folder / _STEP_FILE
+        return self.folder / names.STEP_FILE
 
     def _seconds_since_begin(self) -> float:
         """Return how long the step runs already: of a run that was taken up, since an earlier service began it."""
@@ -239,3 +244,22 @@ class ChainRun:
             return store_results(self.folder, self.folder / names.MODULE_OUTPUT, identify, kept)
         except OSError as error:
             raise TransientError(f"the results cannot be stored now: {error.strerror}") from error
+
+
+def gpus_begun_with(job_folder: Path) -> tuple[str, ...]:
+    """Return the GPUs that an earlier service gave to the step that it began."""
+    try:
+        return tuple(str(gpu) for gpu in _read_step(job_folder)["gpus"])
+    except SpoolError:
+        return ()
+
+
+def _read_step(job_folder: Path) -> Mapping[str, Json]:
+    """Read what stands in `.step`. Raises `SpoolError` when it is not there or damaged."""
+    try:
+        found = json.loads((job_folder / names.STEP_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SpoolError("no step was begun") from error
+    if not isinstance(found, dict) or not isinstance(found.get("gpus"), list) or "done" not in found:
+        raise SpoolError("the note of the step that was begun is damaged")
+    return found

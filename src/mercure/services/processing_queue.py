@@ -11,7 +11,7 @@ from mercure.core.stages import Stage
 from mercure.core.task import Job
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import job_ids
-from mercure.spool.layout import Layout
+from mercure.spool.layout import STEP_FILE, Layout
 
 Chain = tuple[str, ...]
 """The modules of a job, in order."""
@@ -29,6 +29,9 @@ class ProcessingQueue:
         self._known: set[str] = set()
         self._sequence = itertools.count()
         self._turn = 0
+        self._was_read = False
+        self.begun: list[str] = []
+        """Jobs that a processor which is gone had begun: what it left of them must be found before anything else."""
         self.odd: list[str] = []
         """Jobs that no module can run: damaged ones. The processor settles them."""
 
@@ -44,6 +47,7 @@ class ProcessingQueue:
         for job_id in sorted(listed - self._known - set(running)):
             self.read(job_id)
         self._known = listed
+        self._was_read = True
 
     def forget_all(self) -> None:
         """Read everything anew at the next scan."""
@@ -51,6 +55,7 @@ class ProcessingQueue:
         self._lines.clear()
         self._chains.clear()
         self._later.clear()
+        self.begun.clear()
         self.odd.clear()
 
     def read_later(self, job_id: str, at: float) -> None:
@@ -72,20 +77,21 @@ class ProcessingQueue:
         """Return the chains of modules that something waits for."""
         return (chain for chain, line in self._lines.items() if len(line))
 
-    def take(self, chains: Collection[Chain], *, off_peak_now: bool) -> str | None:
-        """Take the job that goes next among those that need one of these chains, or None when none may go now."""
+    def take(self, chains: Collection[Chain], *, off_peak_now: bool) -> tuple[str, Chain] | None:
+        """Take the job that goes next among those in these lines, and its line, or None when none may go now."""
         heads = {head: chain for chain in chains if chain in self._lines for head in self._lines[chain].heads()}
         chosen = pick(heads, self._turn, off_peak_now=off_peak_now)
         if chosen is None:
             return None
         self._turn += 1
         self._remove(chosen.key)
-        return chosen.key
+        return chosen.key, heads[chosen]
 
     def read(self, job_id: str, now: float = 0.0) -> None:
         """Read a job, and put it where it belongs: in its line, or aside until its time (seconds since the epoch)."""
+        folder = self._layout.stage(Stage.PROCESSING) / job_id
         try:
-            job = read_task(self._layout.stage(Stage.PROCESSING) / job_id)
+            job = read_task(folder)
             chain = tuple(step.module for step in steps_from(job.process))
         except (SpoolError, OSError):
             self.odd.append(job_id)  # settled under its claim, where it is read again
@@ -93,6 +99,8 @@ class ProcessingQueue:
         not_before = job.processing.not_before
         if job.id != job_id or not chain or job.fail_stage is not None or job.results is not None:
             self.odd.append(job_id)
+        elif not self._was_read and (folder / STEP_FILE).exists():
+            self.begun.append(job_id)
         elif not_before is not None and not_before.timestamp() > now:
             self.read_later(job_id, not_before.timestamp())
         else:

@@ -35,12 +35,18 @@ class Slots:
         """How many jobs hold a slot."""
         return self._count
 
-    def take(self, specs: Sequence[ModuleSpec], settings: ProcessorSettings) -> Slot | None:
-        """Return all that the modules of a job need, or None when some of it is not free just now."""
+    def take(
+        self, specs: Sequence[ModuleSpec], settings: ProcessorSettings, begun_with: Sequence[str] | None = None
+    ) -> Slot | None:
+        """Return all that the modules of a job need, or None when some of it is not free just now.
+
+        A job that was begun already, with these GPUs, has its place and them in any case: it may still run.
+        """
         names = tuple(dict.fromkeys(spec.name for spec in specs))
-        if any(self._is_full(spec) for spec in specs):
+        if begun_with is None and any(self._is_full(spec) for spec in specs):
             return None
-        gpus = self._free_gpus(max((spec.gpu_count for spec in specs), default=0), settings)
+        count = max((spec.gpu_count for spec in specs), default=0)
+        gpus = tuple(begun_with) if begun_with else self._free_gpus(count, settings)
         if gpus is None:
             return None
         locks = _lock_folders(sorted({spec.persistence for spec in specs if spec.persistence}), settings)

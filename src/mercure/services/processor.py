@@ -4,6 +4,7 @@ Its own thread decides; each job that runs has a thread of its own (`ChainRun`).
 folder that a job needs is not free, the job waits and others go before it.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -20,7 +21,7 @@ from mercure.core.processing_steps import StepPlan
 from mercure.core.stages import Stage
 from mercure.core.task import Job
 from mercure.services.folder_bell import FolderBell, modified_at
-from mercure.services.module_chain import ChainRun, Processed
+from mercure.services.module_chain import ChainRun, Processed, gpus_begun_with
 from mercure.services.module_log import ProcessLog
 from mercure.services.processing_queue import Chain, ProcessingQueue
 from mercure.services.processing_settings import ProcessorSettings
@@ -86,6 +87,7 @@ class Processor:
         self._mtime = 0
         self._control_mtime = 0
         self._scanned_at = float("-inf")
+        self._swept_at = float("-inf")
         self._next_settings: deque[ProcessorSettings] = deque(maxlen=1)
         self._troubles: dict[str, str] = {}
 
@@ -151,8 +153,19 @@ class Processor:
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
             self._mtime = mtime if quiet else 0
             self._queue.scan(self._active)
+            if moment - self._swept_at >= _FULL_SCAN_SECONDS:
+                self._swept_at = moment
+                threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
             self._troubles = {job_id: reason for job_id, reason in self._troubles.items() if job_id in self._queue}
         self._queue.due(self._clock.now().timestamp())
+
+    def _sweep(self) -> None:
+        """Have the runs ended that belong to no job any more: cancelled or failed while nobody followed them."""
+        kinds = {spec.runner for spec in self._settings.modules.values()}
+        for kind, runner in self._settings.runners.items():
+            if kind in kinds:
+                with contextlib.suppress(MercureError):  # an engine that is away is asked again in a minute
+                    runner.sweep(lambda job_id: (self._layout.processing / job_id).is_dir())
 
     def _settle_odd(self) -> None:
         """Settle what cannot be processed: damaged jobs, and those that a processor which died had finished."""
@@ -182,45 +195,50 @@ class Processor:
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
-        if self._stopping.is_set() or is_held(self._layout, Stage.PROCESSING):
+        if self._stopping.is_set():
+            return
+        while self._queue.begun:
+            # Whatever is held or full: it may still run, and nothing else may have its places and GPUs.
+            self._start(self._queue.begun.pop(), was_begun=True)
+        if is_held(self._layout, Stage.PROCESSING):
             return
         off_peak_now = self._settings.is_off_peak(self._clock.now())
         blocked: set[Chain] = set()
         while self._slots.count < self._settings.max_parallel:
-            open_chains = [chain for chain in self._queue.chains() if chain not in blocked]
-            job_id = self._queue.take(open_chains, off_peak_now=off_peak_now)
-            if job_id is None:
+            lines = [chain for chain in self._queue.chains() if chain not in blocked]
+            taken = self._queue.take(lines, off_peak_now=off_peak_now)
+            if taken is None:
                 return
-            lacking = self._start(job_id)
-            if lacking is not None:
-                blocked.add(lacking)
+            job_id, line = taken
+            if not self._start(job_id):
+                blocked.add(line)
 
-    def _start(self, job_id: str) -> Chain | None:
-        """Start a job. Returns its chain when something that the chain needs is not free; the job waits on then."""
-        if is_held(self._layout, Stage.PROCESSING, job_id):
+    def _start(self, job_id: str, *, was_begun: bool = False) -> bool:
+        """Start a job. False when something that its modules need is not free; the job waits on then."""
+        if is_held(self._layout, Stage.PROCESSING, job_id) and not was_begun:
             self._later(job_id, _AGAIN_SECONDS)
-            return None
+            return True
         taken = self._claim(job_id)
         if taken is None:
             self._later(job_id, _AGAIN_SECONDS)
-            return None
+            return True
         try:
             job = taken.read()
             steps, specs = steps_of(job, self._settings)
-            slot = self._slots.take(specs, self._settings)
+            slot = self._slots.take(specs, self._settings, gpus_begun_with(taken.folder) if was_begun else None)
         except PermanentError as error:
             self._settle_failed(taken, error)
-            return None
+            return True
         except (SpoolError, OSError) as error:
             taken.close()
             self._put_off(job_id, "started", error)
-            return None
+            return True
         if slot is None:
             taken.close()
             self._queue.read(job_id, self._clock.now().timestamp())
-            return tuple(step.module for step in steps)
+            return False
         self._begin(taken, job, steps, specs, slot)
-        return None
+        return True
 
     def _begin(
         self, taken: Claim, job: Job, steps: tuple[StepPlan, ...], specs: tuple[ModuleSpec, ...], slot: Slot
@@ -245,12 +263,14 @@ class Processor:
             active.outcome = active.run.run()
         except (TransientError, PermanentError, CancelledError) as error:
             active.outcome = error
+        except PermissionError as error:
+            active.outcome = PermanentError(f"a folder of the job cannot be used: {error.strerror}")
         except OSError as error:
             active.outcome = TransientError(f"the folders of the job cannot be used now: {error.strerror}")
         except Exception as error:
-            # An error of ours in one job must not end the service; the job waits and is seen.
+            # An error of ours in one job must not end the service, nor run its modules again and again.
             log.exception("job %s failed in processing by an error of ours", active.job.id)
-            active.outcome = TransientError(f"internal error ({type(error).__name__}), see the log")
+            active.outcome = PermanentError(f"internal error ({type(error).__name__}), see the log")
         self._ended.append(active)
         self._bell.ring()
 

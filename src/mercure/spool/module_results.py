@@ -35,6 +35,21 @@ class Made:
     links: int
 
 
+def open_up(folder: Path) -> None:
+    """Let the service read and move all that a module made, as far as it is the owner. No link is followed."""
+    pending = [str(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                if entry.is_dir(follow_symlinks=False):
+                    if mode & 0o700 != 0o700:
+                        os.chmod(entry.path, mode | 0o700)
+                    pending.append(entry.path)
+                elif entry.is_file(follow_symlinks=False) and mode & 0o600 != 0o600:
+                    os.chmod(entry.path, mode | 0o600)
+
+
 def output_files(folder: Path) -> list[Made]:
     """Return the files of an output folder, in order of their paths.
 

@@ -68,7 +68,7 @@ def test_a_module_may_have_its_result_go_nowhere_or_to_the_alternate_target() ->
 def test_result_json_is_taken_when_it_is_json_and_not_too_long() -> None:
     assert parse_result(None) == (None, "")
     assert parse_result(b'{"a": [1]}') == ({"a": [1]}, "")
-    for bad in (b"{", b"\xff", b"[" * 100_000):
+    for bad in (b"{", b"\xff", b"[" * 100_000, b'{"a": NaN}', b"[-Infinity]"):
         assert parse_result(bad) == (None, "result.json is no JSON and was not taken")
     long = json.dumps("x" * MAXIMUM_RESULT_BYTES).encode()
     assert parse_result(long) == (None, "result.json is too long and was not taken")

@@ -485,7 +485,7 @@ def test_what_an_interrupted_run_left_is_cleared_and_the_job_runs_again(desk: De
     for name in ("in", "out"):
         (place / name).mkdir()
         (place / name / "left").write_text("over")
-    (place / ".step").write_text("[]")
+    (place / ".step").write_text('{"done": [], "gpus": []}')
     controls.release(desk.layout, Stage.PROCESSING)
     assert desk.ends_in(Stage.SUCCESS, job).results == tuple(sorted(job.instances))
 
@@ -562,3 +562,40 @@ def test_instances_that_vanished_are_said(desk: Desk, series: BuiltSeries) -> No
     (desk.place(Stage.PROCESSING, job) / "received" / job.instances[0]).unlink()
     controls.release(desk.layout, Stage.PROCESSING)
     assert desk.ends_in(Stage.ERROR, job).reason == "1 instances of the job are not there any more"
+
+
+def test_a_retry_whose_module_of_today_is_busy_waits_and_stops_nothing(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, tmp_path, rules={"rule": RuleProcessing(steps=(StepPlan("today"),))})
+    desk.module("then", "sys.exit(1)")
+    desk.module("today", "time.sleep(1)", max_parallel=1)
+    failed = desk.job(series, "then", job_id="failed")
+    desk.ends_in(Stage.ERROR, failed)
+    busy = desk.job(series, "today", job_id="busy")
+    desk.until(lambda: not desk.processor.is_idle, "the module of today is busy")
+    controls.retry(desk.layout, failed.id, desk.clock.now())
+    desk.ends_in(Stage.SUCCESS, busy)
+    desk.until((desk.layout.success / failed.id).is_dir, "the retry had its turn")
+
+
+def test_a_job_that_was_begun_goes_first_and_has_its_gpus(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
+    desk = Desk(layout, tmp_path, gpus=("0", "1"))
+    desk.module("note", NOTES, gpu_count=1)
+    begun = desk.job(series, "note", job_id="begun")
+    (desk.place(Stage.PROCESSING, begun) / ".step").write_text('{"done": [], "gpus": ["1"]}')
+    urgent = desk.job(series, "note", job_id="urgent", priority=Priority.URGENT)
+    controls.hold(desk.layout, Stage.PROCESSING)
+    desk.processor.step()
+    assert {job: active.slot.gpus for job, active in desk.processor._active.items()} == {"begun": ("1",)}
+    controls.release(desk.layout, Stage.PROCESSING)
+    desk.processor.step()
+    assert desk.processor._active["urgent"].slot.gpus == ("0",)
+    desk.ends_in(Stage.SUCCESS, begun)
+    desk.ends_in(Stage.SUCCESS, urgent)
+
+
+def test_what_a_module_made_is_taken_whatever_modes_it_gave(desk: Desk, series: BuiltSeries) -> None:
+    body = "(made / 'd').mkdir(); shutil.copy(sorted(taken.glob('*.dcm'))[0], made / 'd' / 'a.dcm')\n"
+    desk.module("odd", body + "(made / 'd' / 'a.dcm').chmod(0); (made / 'd').chmod(0o500); made.chmod(0o500)")
+    assert len(desk.ends_in(Stage.SUCCESS, desk.job(series, "odd")).results or ()) == 1
