@@ -3,13 +3,15 @@
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mercure.cli.exits import CommandError, Exit
@@ -26,6 +28,7 @@ from mercure.spool.module_folders import copy_file, lay_out_input, remove_tree
 from mercure.spool.module_results import is_dicom, output_files
 
 _LOG_BYTES = 64 << 10
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,14 @@ class Trial:
     def run(self, runner: ModuleRunner) -> Outcome:
         """Run the module. The images themselves are copied first: nothing touches the folder they came from.
 
-        Raises `CommandError` when the input or the output folder cannot be used, and `OSError`.
+        Raises `CommandError` when the input or the output folder cannot be used, `OSError`, and `SystemExit` on SIGTERM
+        and SIGHUP. Whatever is raised, neither the module nor a copy is left.
         """
         _check_output_folder(self.output)
+        with _ended_by_signals() as end_no_more:
+            return self._run(runner, end_no_more)
+
+    def _run(self, runner: ModuleRunner, end_no_more: Callable[[], None]) -> Outcome:
         work = Path(tempfile.mkdtemp(prefix="mercure-module-"))
         try:
             order = self._lay_out(work)
@@ -82,6 +90,7 @@ class Trial:
                 _hand_over(Path(order.output_folder), self.output)
             return outcome
         finally:
+            end_no_more()
             remove_tree(work)
 
     def _lay_out(self, work: Path) -> RunOrder:
@@ -143,6 +152,35 @@ class Trial:
             reason=reason,
             log=tail.content,
         )
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGHUP raise `SystemExit`, once, with the status that a shell would show.
+
+    Gives what ends that: nothing may interrupt the clearing up. Other threads than the main one get no signals.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
+    # One that is ignored stays so, as with nohup.
+    caught = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def end_no_more() -> None:
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        end_no_more()
+        raise SystemExit(128 + number)
+
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield end_no_more
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
 
 
 @dataclass(slots=True)

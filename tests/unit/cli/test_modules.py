@@ -395,7 +395,17 @@ def test_a_folder_that_stays_is_an_empty_one_in_a_trial(site: Site, images: Path
     assert not (site.data / "persistence").exists()
 
 
-def test_an_interrupted_trial_ends_the_module_and_clears_up(site: Site, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, Exit.INTERRUPTED),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+    ],
+)
+def test_an_interrupted_trial_ends_the_module_and_clears_up(
+    number: signal.Signals, status: int, site: Site, images: Path, tmp_path: Path
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     code = (
@@ -414,12 +424,12 @@ def test_an_interrupted_trial_ends_the_module_and_clears_up(site: Site, images: 
         (sign,) = work.glob("*/out/pid")
         module = Path("/proc") / sign.read_text()
         assert module.exists()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == Exit.INTERRUPTED
+    assert process.returncode == status
     wait_until(lambda: not module.exists(), "the module has ended")
     assert os.listdir(work) == []
 
