@@ -202,3 +202,22 @@ def test_a_text_under_the_vr_of_another_text_stays() -> None:
     made = builders.dataset("CT")
     made[0x00081090] = DataElement(0x00081090, "SH", "Scan 7")
     assert treated(made).ManufacturerModelName == "Scan 7"
+
+
+def test_a_name_is_taken_out_of_codes_that_no_row_names_and_the_rest_stays() -> None:
+    kind = ["ORIGINAL", "PRIMARY", "MILLER"]
+    made = builders.dataset("CT", PatientName="Miller^Iso", BodyPartExamined="MILLER 5550199", ImageType=kind)
+    made.SpecificCharacterSet = "ISO_IR 100"
+    found = treated(made)
+    assert found.BodyPartExamined == "5550199"
+    assert list(found.ImageType) == ["ORIGINAL", "PRIMARY", "ANONYMIZED"]
+    assert (found.SpecificCharacterSet, found.Modality) == ("ISO_IR 100", "CT")
+
+
+def test_the_kinds_of_report_content_stay_when_a_patient_is_called_so() -> None:
+    before = report()
+    before.PatientName = "Text^Num"
+    before.ContentSequence[1].ValueType = "TEXT NUM"
+    found = treated(before, "clean_structured_content").ContentSequence
+    assert [item.ValueType for item in found] == ["TEXT", "ANONYMIZED", "DATE", "UIDREF", "NUM", "CODE"]
+    assert {item.RelationshipType for item in found} == {"CONTAINS"}

@@ -120,6 +120,33 @@ def test_the_report_names_tags_and_no_values(tmp_path: Path) -> None:
         assert before[0].StudyInstanceUID not in text
 
 
+def test_instances_are_taken_by_name_in_any_case_and_by_content_in_all_folders(tmp_path: Path) -> None:
+    taken, made = folders(tmp_path)
+    places = ["CT1.dcm", "CT2.DCM", "CT3", "sub/x.dcm", "sub/deeper/y", ".hidden"]
+    for one, place in zip(series(taken, count=len(places)), places, strict=True):
+        target = taken / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (taken / f"{one.SeriesInstanceUID}#{one.SOPInstanceUID}.dcm").rename(target)
+    (taken / "sub" / "readme").write_text("no image" * 100)
+    (tmp_path / "elsewhere").mkdir()
+    put(tmp_path / "elsewhere", builders.dataset("CT"))
+    (taken / "link").symlink_to(tmp_path / "elsewhere")
+    (taken / "other").symlink_to(instances(tmp_path / "elsewhere")[0])
+    os.mkfifo(taken / "pipe")
+    done = run(taken, made, {"secret": SECRET})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read_all(made)) == len(places)
+
+
+def test_an_output_folder_inside_of_the_input_is_not_taken(tmp_path: Path) -> None:
+    taken, _ = folders(tmp_path)
+    series(taken)
+    (taken / "out").mkdir()
+    for _ in range(2):
+        assert run(taken, taken / "out", {"secret": SECRET}).returncode == 0
+        assert len(instances(taken / "out")) == 3
+
+
 def bad_pixels(folder: Path) -> None:
     put(folder, samples.screen(BurnedInAnnotation="YES"))
 
@@ -156,7 +183,12 @@ def without_last_pixels(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-BAD = [bad_pixels, no_dicom, link, pipe, no_uid, cut, cut_in_a_sequence, without_last_pixels]
+def no_dicom_in_a_folder(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "Sekret.DCM").write_bytes(b"Sekret" * 100)
+
+
+BAD = [bad_pixels, no_dicom, no_dicom_in_a_folder, link, pipe, no_uid, cut, cut_in_a_sequence, without_last_pixels]
 
 
 @pytest.mark.parametrize("spoil", BAD)

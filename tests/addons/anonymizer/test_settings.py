@@ -111,7 +111,7 @@ def test_the_preset_none_changes_only_what_has_a_command() -> None:
     assert (found.PatientName, found.PatientID, found.SeriesDescription) == ("X", "", "s")
     assert found.InstitutionName == before.InstitutionName
     assert (0x0009, 0x1001) in found
-    assert found.PatientIdentityRemoved == "YES"
+    assert found.PatientIdentityRemoved == "NO"
     assert "DeidentificationMethodCodeSequence" not in found
 
 
@@ -124,16 +124,21 @@ def test_the_preset_none_with_unknown_tags_removed_keeps_what_makes_an_image() -
 
 
 def test_unknown_tags_stay_when_the_settings_say_so() -> None:
-    def unknown(**general: Any) -> bool:
+    def unknown(**general: Any) -> FileDataset:
         made = builders.dataset("CT")
         made.add_new(0x00089FF0, "LO", "x")
         made.file_meta.TransferSyntaxUID = UID(builders.EXPLICIT_LITTLE)
         with quiet_pydicom():
             deidentify(made, settings(general=general), NOW, Tally())
-        return (0x0008, 0x9FF0) in made
+        return made
 
-    assert not unknown()
-    assert unknown(remove_unknown_tags="false")
+    removed, kept = unknown(), unknown(remove_unknown_tags="false")
+    assert (0x0008, 0x9FF0) not in removed
+    assert removed.PatientIdentityRemoved == "YES"
+    assert removed.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+    assert (0x0008, 0x9FF0) in kept
+    assert kept.PatientIdentityRemoved == "NO"
+    assert "DeidentificationMethodCodeSequence" not in kept
 
 
 def test_the_secret_may_come_from_the_environment() -> None:

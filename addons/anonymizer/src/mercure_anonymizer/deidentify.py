@@ -40,6 +40,19 @@ from mercure_anonymizer.values import (
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
 _CODE_PARTS = frozenset({0x00080100, 0x00080102, 0x00080103})
 """Value, scheme and its version: only public codes are left when text is cleaned."""
+_DECODING = frozenset({0x00080005, 0x00080060, 0x00280004})
+"""Character set, modality, photometric interpretation: a dummy would make the instance unreadable."""
+_TERMS = {
+    0x0040A040: frozenset(
+        "TEXT NUM CODE DATETIME DATE TIME UIDREF PNAME COMPOSITE IMAGE WAVEFORM SCOORD SCOORD3D TCOORD CONTAINER"
+        " TABLE".split()
+    ),
+    0x0040A010: frozenset(
+        {"CONTAINS", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD", "HAS PROPERTIES"}
+        | {"INFERRED FROM", "SELECTED FROM"}
+    ),
+}
+"""Value and relationship types of report content (PS3.3 C.17.3): they stay, even if a person is called so."""
 _UTC_OFFSET = re.compile(r"[+-]\d{4}")
 _GROUP_LENGTH = 0
 _DEEPEST = 32
@@ -142,11 +155,16 @@ class Walker:
     def _keep(self, element: DataElement, path: tuple[int, ...], *, strict: bool, listed: bool) -> Fate:
         if element.VR == "SQ":
             return self._inside(element, path, strict=strict)
-        if listed or element.VR not in TEXT_VRS or (strict and int(element.tag) in _CODE_PARTS):
+        if listed or int(element.tag) in _DECODING or (strict and int(element.tag) in _CODE_PARTS):
             return "kept"
-        if strict:
+        if element.VR not in TEXT_VRS and element.VR != "CS":
+            return "kept"
+        if strict and element.VR != "CS":  # terms of the standard are not all on the list of harmless words
             return _set_texts(element, [self.cleaner.clean(text) or DUMMY for text in texts(element)])
-        return _set_texts(element, [self.cleaner.without_identity(text) for text in texts(element)])
+        terms = _TERMS.get(int(element.tag), frozenset())
+        return _set_texts(
+            element, [text if text in terms else self.cleaner.without_identity(text) for text in texts(element)]
+        )
 
     def _clean(self, element: DataElement, path: tuple[int, ...]) -> Fate | None:
         """Return None when nothing is left."""

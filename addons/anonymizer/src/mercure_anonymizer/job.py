@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from mercure_anonymizer.settings import Settings, read_settings
 
 _LARGEST_TASK_BYTES = 16 << 20
 _RESULT = "result.json"
+_TASK = "task.json"
+_PREFIX, _PREFIX_AT = b"DICM", 128
 
 
 def run_job(input_folder: str, output_folder: str, environment: Mapping[str, str]) -> list[str]:
@@ -26,8 +28,8 @@ def run_job(input_folder: str, output_folder: str, environment: Mapping[str, str
     Instances are written below a dot name and get their names when all are done, `result.json` last. Raises
     `AnonymizerError` when the job is refused, and `OSError`; then nothing is left in the output folder.
     """
-    settings = read_settings(_read_task(os.path.join(input_folder, "task.json")), environment)
-    names = _instances(input_folder)
+    settings = read_settings(_read_task(os.path.join(input_folder, _TASK)), environment)
+    names = _instances(input_folder, output_folder)
     staging = tempfile.mkdtemp(prefix=".anonymizer-", dir=output_folder)
     published: list[str] = []
     try:
@@ -62,16 +64,45 @@ def _read_task(path: str) -> Any:
         raise SettingsError("task.json is no JSON") from None
 
 
-def _instances(folder: str) -> list[str]:
-    """Return the names of all instances. Raises `InstanceError` for none, and for what only looks like one."""
-    with os.scandir(folder) as entries:
-        found = [entry for entry in entries if entry.name.endswith(".dcm") and not entry.name.startswith(".")]
-    for entry in found:
-        if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+def _instances(folder: str, output_folder: str) -> list[str]:
+    """Return the paths below the folder of all instances: what is named so, in any case, and what is one by content.
+
+    An output folder that is inside of the input is not looked into. Raises `InstanceError` for no instance, and for
+    what is named as one and is no regular file.
+    """
+    found = []
+    for path in _paths(folder, os.stat(output_folder)):
+        name = os.path.basename(path)
+        is_named_so = name.lower().endswith(".dcm") and not name.startswith(".")
+        try:
+            if path != _TASK and (is_named_so or _has_prefix(os.path.join(folder, path))):
+                found.append(path)
+        except NotRegularError:
+            continue
+        if is_named_so and not stat.S_ISREG(os.lstat(os.path.join(folder, path)).st_mode):
             raise InstanceError("there is something that is named as an instance, but is no regular file")
     if not found:
         raise InstanceError("there are no instances")
-    return sorted(entry.name for entry in found)
+    return sorted(found)
+
+
+def _paths(folder: str, unwanted: os.stat_result) -> Iterator[str]:
+    """Give the path below the folder of all that is no folder, in sub-folders too. No link is followed."""
+    pending = [""]
+    while pending:
+        inner = pending.pop()
+        with os.scandir(os.path.join(folder, inner)) as entries:
+            for entry in entries:
+                path = os.path.join(inner, entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    yield path
+                elif not os.path.samestat(entry.stat(follow_symlinks=False), unwanted):
+                    pending.append(path)
+
+
+def _has_prefix(path: str) -> bool:
+    with open_regular(path) as file:
+        return file.read(_PREFIX_AT + len(_PREFIX))[_PREFIX_AT:] == _PREFIX
 
 
 def _deidentify_all(folder: str, names: list[str], staging: str, settings: Settings) -> list[Written]:

@@ -29,13 +29,16 @@ _IDENTITY = (0x00100010, 0x00100020)
 
 def conforms(settings: Settings) -> bool:
     """Tell whether the settings keep nothing that the Basic Profile with these options would not keep."""
-    if settings.preset == "none" or not (settings.remove_curves and settings.remove_overlays):
+    removes = settings.remove_curves and settings.remove_overlays and settings.remove_unknown_tags
+    if settings.preset == "none" or not removes:
         return False
     return not any(one.reveals and find_row(tag) for tag, one in settings.assignments.items())
 
 
 def identity_removed(settings: Settings) -> bool:
-    """Tell whether name and id of the patient are replaced."""
+    """Tell whether name and id of the patient are replaced, and nothing stays that nobody knows."""
+    if not settings.remove_unknown_tags:
+        return False
     commands = [settings.assignments.get(tag) for tag in _IDENTITY]
     return all(not one.reveals if one else settings.preset == "default" for one in commands)
 
