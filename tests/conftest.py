@@ -1,12 +1,17 @@
 """Fixtures for all tests: real peers, and an environment in which no setting of the developer's shell takes part."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from tests import peers
+
+# A shell lets what it starts in the background ignore SIGINT, and all that the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no bug, and CI asks the same questions each time; other runs look for new ones.
 hypothesis.settings.register_profile(
