@@ -1,6 +1,6 @@
 """One run of one module, watched: its time, its output, and whether an operator wants it to stop."""
 
-import contextlib
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from mercure.core.errors import CancelledError, MercureError, PermanentError
 from mercure.core.processing import Running, RunOrder
 from mercure.services.settlement import STOPPING
 from mercure.spool.module_results import output_bytes
+
+log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
 _MEASURE_SECONDS = 1.0
@@ -52,15 +54,24 @@ def follow_run(running: Running, order: RunOrder, watch: Watch) -> Ended:
         code = _wait(running, order, watch, started)
         ended = Ended(code, time.monotonic() - started, running.image_digest)
     except BaseException as error:
-        with contextlib.suppress(MercureError):
-            if isinstance(error, CancelledError) and str(error) == STOPPING:
-                running.leave()
-            else:
-                running.kill()
-                running.close()
+        if isinstance(error, CancelledError) and str(error) == STOPPING:
+            _all_of(order, running.leave)
+        else:
+            _all_of(order, running.kill, running.close)
         raise
     running.close()
     return ended
+
+
+def _all_of(order: RunOrder, *ends: Callable[[], None]) -> None:
+    """Do each, whatever becomes of the one before: why the run ended is what its job must be told."""
+    for end in ends:
+        try:
+            end()
+        except MercureError as error:  # the engine is away: the runner finds what is left when it is back
+            log.warning("job %s: its module %s cannot be cleared away now: %s", order.job_id, order.module.name, error)
+        except Exception:
+            log.exception("job %s: its module %s cannot be cleared away", order.job_id, order.module.name)
 
 
 def _wait(running: Running, order: RunOrder, watch: Watch, started: float) -> int:

@@ -1,0 +1,88 @@
+"""A run that is watched, with a module that ends, and an engine that fails, when the test wants."""
+
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+
+from mercure.core.errors import CancelledError, PermanentError, TransientError
+from mercure.core.processing import Limits, ModuleSpec, RunOrder
+from mercure.services.module_run import Watch, describe_exit, follow_run
+from mercure.services.settlement import BY_OPERATOR, STOPPING
+
+ORDER = RunOrder("job-1", 0, ModuleSpec("module", "docker"), "/in", "/out", "", Limits(), lambda _: None)
+
+
+@dataclass
+class ScriptedRun:
+    """A run as the port `Running` has it; remembers what it was told, and raises what the test wants."""
+
+    code: int | None = None
+    raises: dict[str, Exception] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    image_digest: str = "sha256:0"
+
+    def wait(self, seconds: float) -> int | None:
+        del seconds
+        self._tell("wait")
+        return self.code
+
+    def stop(self) -> None:
+        self._tell("stop")
+
+    def kill(self) -> None:
+        self._tell("kill")
+
+    def leave(self) -> None:
+        self._tell("leave")
+
+    def close(self) -> None:
+        self._tell("close")
+
+    def _tell(self, what: str) -> None:
+        self.told.append(what)
+        if what in self.raises:
+            raise self.raises[what]
+
+
+def watch(why: str = "", timeout: float | None = None) -> Watch:
+    return Watch(timeout, None, 0.0, lambda: why)
+
+
+def test_a_run_that_ends_is_closed_and_says_how_it_ended() -> None:
+    run = ScriptedRun(code=3)
+    ended = follow_run(run, ORDER, watch())
+    assert (ended.exit_code, ended.image_digest) == (3, "sha256:0")
+    assert run.told == ["wait", "close"]
+
+
+def test_a_run_is_ended_and_closed_when_it_is_cancelled_and_left_when_the_service_stops() -> None:
+    cancelled, left = ScriptedRun(), ScriptedRun()
+    with pytest.raises(CancelledError, match=BY_OPERATOR):
+        follow_run(cancelled, ORDER, watch(BY_OPERATOR))
+    assert cancelled.told[-2:] == ["kill", "close"]
+    with pytest.raises(CancelledError, match=STOPPING):
+        follow_run(left, ORDER, watch(STOPPING))
+    assert left.told == ["wait", "leave"]
+
+
+@pytest.mark.parametrize(
+    "trouble", [TransientError("the engine is away"), PermanentError("refused"), ValueError("odd")]
+)
+def test_a_run_that_cannot_be_killed_is_closed_nevertheless_and_its_own_error_is_told(
+    trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = ScriptedRun(raises={"wait": TransientError("the first error"), "kill": trouble, "close": trouble})
+    with caplog.at_level(logging.WARNING), pytest.raises(TransientError, match="the first error"):
+        follow_run(run, ORDER, watch())
+    assert run.told == ["wait", "kill", "close"]
+    assert caplog.text.count("job-1: its module module cannot be cleared away") == 2
+
+
+def test_how_a_program_ended_is_said_for_a_person() -> None:
+    assert [describe_exit(code) for code in (0, 7, -9, -1000)] == [
+        "exit code 0",
+        "exit code 7",
+        "ended by SIGKILL",
+        "ended by signal 1000",
+    ]
