@@ -28,6 +28,9 @@ _FIRST_READ_BYTES = 64 << 10
 _MAXIMUM_VALUE_BYTES = 64 << 10
 """Longer values are cut: rules match descriptions and codes, and a job carries its tags with it."""
 
+_REMEMBERED_BYTES = 64
+"""Values up to here are decoded once for many instances: those of a series have most of them in common."""
+
 _BEFORE_PIXEL_DATA = 0x7FDFFFFF
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
@@ -109,7 +112,11 @@ def _texts(found: dict[int, Element], meta: FileMeta, wanted: _Wanted) -> dict[s
             vr = attribute.vr
         if vr in _NO_TEXT:
             continue
-        texts[attribute.name] = _text(attribute.name, vr, value[:_MAXIMUM_VALUE_BYTES], codec, order)
+        read = _text_again if len(value) <= _REMEMBERED_BYTES else _text
+        text, valid = read(vr, value[:_MAXIMUM_VALUE_BYTES], codec, order)
+        if not valid:
+            log.info("the value of %s does not fit its character set", attribute.name)
+        texts[attribute.name] = text
     texts[MEDIA_STORAGE_SOP_CLASS_UID] = meta.sop_class_uid
     for attribute in wanted.meta:
         value_of_meta = _META.get(attribute.tag)
@@ -121,24 +128,28 @@ def _texts(found: dict[int, Element], meta: FileMeta, wanted: _Wanted) -> dict[s
 _META = {0x00020002: "sop_class_uid", 0x00020003: "sop_instance_uid", 0x00020010: "transfer_syntax_uid"}
 
 
-def _text(name: str, vr: bytes, value: bytes, codec: str, order: str) -> str:
+def _text(vr: bytes, value: bytes, codec: str, order: str) -> tuple[str, bool]:
+    """Return the text of a value, and whether it fits its character set."""
+    valid = True
     if vr in _NUMBERS:
-        return _numbers(vr, value, order)
+        return _numbers(vr, value, order), valid
     if vr == b"AT":
-        return "\\".join(f"({group:04X},{element:04X})" for group, element in _unpacked("HH", value, order))
+        tags = (f"({group:04X},{element:04X})" for group, element in _unpacked("HH", value, order))
+        return "\\".join(tags), valid
     if value.isascii() and b"\x1b" not in value:
         text = value.decode("ascii")
     else:
         text, valid = decode_text(value, codec if vr in _WITH_CHARACTER_SET else "ascii")
-        if not valid:
-            log.info("the value of %s does not fit its character set", name)
     if vr in _ONE_VALUE:
         text = text.rstrip(" \0")
     elif "\\" in text:
         text = "\\".join(part.strip(" \0") for part in text.split("\\"))
     else:
         text = text.strip(" \0")
-    return text.translate(_LINES)
+    return text.translate(_LINES), valid
+
+
+_text_again = lru_cache(maxsize=1024)(_text)
 
 
 def _unpacked(form: str, value: bytes, order: str) -> list[tuple[int, ...]]:
