@@ -5,6 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+from mercure.core.errors import SpoolError
+from mercure.spool.trees import copy_tree, remove_tree
+
 
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Make the names in a folder durable."""
@@ -106,17 +109,24 @@ def move_folder(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         copy_folder(source, target)
-        shutil.rmtree(source)
+        remove_tree(source)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder durably; it appears under its name only when it is whole."""
+    """Copy a folder durably; it appears under its name only when it is whole.
+
+    Raises `SpoolError` for what no job folder holds, see `copy_tree`, and `OSError`.
+    """
     draft = target.with_name(f".{target.name.lstrip('.')}.copy")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(source, draft, symlinks=True)
-    for folder, _, names in os.walk(draft):
-        for name in names:
-            fsync_file(os.path.join(folder, name))
+    remove_tree(draft)
+    try:
+        files, folders = copy_tree(source, draft)
+    except SpoolError:  # it would be refused again: nothing of it stays
+        remove_tree(draft)
+        raise
+    for file in files:
+        fsync_file(file)
+    for folder in folders:
         fsync_folder(folder)
     os.rename(draft, target)
     fsync_folder(target.parent)

@@ -1,4 +1,4 @@
-"""What a module finds: its input folder. And how a folder is removed that a module could write to.
+"""What a module finds: its input folder.
 
 Instances go into the input as hard links that nobody may write, so no byte is copied; a module that changes its input
 gets copies.
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mercure.spool import layout as names
-from mercure.spool.durable import link_or_copy
+from mercure.spool.durable import link_or_copy, write_all
+from mercure.spool.trees import remove_tree
+
+__all__ = ["copy_file", "lay_out_input", "remove_tree", "write_task_of_step"]
 
 Json = Any
 
@@ -68,23 +71,6 @@ def copy_file(source: str | Path, target: str | Path) -> None:
 def _write(path: str, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
-        os.write(descriptor, content)
+        write_all(descriptor, content)
     finally:
         os.close(descriptor)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder that a module could write to: whatever modes it gave to what it made. No link is followed."""
-
-    def mend(function: Callable[..., Any], path: str, error: Any) -> None:
-        del error
-        os.chmod(os.path.dirname(path), 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            if function is not os.rmdir:
-                shutil.rmtree(path)
-                return
-        function(path)
-
-    if os.path.lexists(folder):
-        shutil.rmtree(folder, onerror=mend)

@@ -3,6 +3,7 @@
 It was made by somebody else's program: nothing in it is followed, opened or kept before it is known to be a plain file.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,13 @@ from mercure.core.errors import PermanentError
 from mercure.core.tags import is_valid_uid
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, link_or_copy
-from mercure.spool.module_folders import copy_file, remove_tree
+from mercure.spool.module_folders import copy_file
+from mercure.spool.trees import remove_tree
 
 _MAXIMUM_FILES = 200_000
 _MAXIMUM_PATH_BYTES = 1024
 _MAXIMUM_DEPTH = 64
+_TOO_DEEP = "the module made folders within folders too deep to follow"
 _DRAFT = ".results"
 _PREFIX_END = 132
 _AT_ONCE = 256
@@ -36,16 +39,22 @@ class Made:
 
 
 def open_up(folder: Path) -> None:
-    """Let the service read and move all that a module made, as far as it is the owner. No link is followed."""
-    pending = [str(folder)]
+    """Let the service read and move all that a module made, as far as it is the owner. No link is followed.
+
+    Raises `PermanentError` for folders within folders that `output_files` would refuse, and `OSError`.
+    """
+    pending = [(str(folder), 0)]
     while pending:
-        with os.scandir(pending.pop()) as entries:
+        place, depth = pending.pop()
+        with os.scandir(place) as entries:
             for entry in entries:
                 mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
                 if entry.is_dir(follow_symlinks=False):
+                    if depth > _MAXIMUM_DEPTH:
+                        raise PermanentError(_TOO_DEEP)
                     if mode & 0o700 != 0o700:
                         os.chmod(entry.path, mode | 0o700)
-                    pending.append(entry.path)
+                    pending.append((entry.path, depth + 1))
                 elif entry.is_file(follow_symlinks=False) and mode & 0o600 != 0o600:
                     os.chmod(entry.path, mode | 0o600)
 
@@ -68,29 +77,44 @@ def output_files(folder: Path) -> list[Made]:
 
 
 def output_bytes(folder: Path) -> int:
-    """Return what an output folder holds just now, for a module that still writes to it. Does not raise."""
+    """Return what an output folder holds just now, for a module that still writes to it.
+
+    What vanishes meanwhile, or cannot be looked into, counts nothing and hides nothing else. Raises `PermanentError`
+    for folders within folders that `output_files` would refuse: what is in them could not be counted.
+    """
+
+    def passed_over(error: OSError) -> None:
+        del error
+
     total = 0
-    try:
-        for entry, _ in _walk(str(folder), ""):
-            try:
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
-            except OSError:
-                continue
-    except (OSError, PermanentError):
-        pass
+    for entry, _ in _walk(str(folder), "", passed_over):
+        with contextlib.suppress(OSError):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
 
 
-def _walk(folder: str, below: str) -> Iterator[tuple["os.DirEntry[str]", str]]:
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _walk(
+    folder: str, below: str, on_error: Callable[[OSError], None] = _raise
+) -> Iterator[tuple["os.DirEntry[str]", str]]:
+    """Give out all that is no folder, with its path below. A folder that cannot be listed goes to `on_error`."""
     pending = [(folder, below)]
     while pending:
         place, prefix = pending.pop()
-        with os.scandir(place) as entries:
+        try:
+            entries = os.scandir(place)
+        except OSError as error:
+            on_error(error)
+            continue
+        with entries:
             for entry in entries:
                 path = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if path.count("/") > _MAXIMUM_DEPTH:
-                        raise PermanentError("the module made folders within folders too deep to follow")
+                        raise PermanentError(_TOO_DEEP)
                     pending.append((entry.path, path + "/"))
                 else:
                     yield entry, path

@@ -8,7 +8,6 @@ first, and nobody works on both.
 import contextlib
 import errno
 import os
-import shutil
 from pathlib import Path
 
 from mercure.core.errors import SpoolError
@@ -17,6 +16,7 @@ from mercure.spool import layout as names
 from mercure.spool.durable import copy_folder, write_durably
 from mercure.spool.job_files import read_task
 from mercure.spool.layout import Layout
+from mercure.spool.trees import remove_tree
 
 _MOVED_FROM = ".moved-from"
 _GONE = ".gone"
@@ -39,7 +39,7 @@ def remove_job(folder: Path) -> None:
     """Remove a job folder: at once from sight, so that nobody meets a part of it."""
     hidden = folder.with_name(f".{folder.name}{_GONE}")
     os.rename(folder, hidden)
-    shutil.rmtree(hidden)
+    remove_tree(hidden)
 
 
 def sweep_removed(layout: Layout) -> None:
@@ -48,7 +48,8 @@ def sweep_removed(layout: Layout) -> None:
         with os.scandir(layout.stage(stage)) as entries:
             gone = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_GONE)]
         for path in gone:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(path)
 
 
 def finish_move(layout: Layout, folder: Path) -> None:

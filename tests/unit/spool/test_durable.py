@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mercure.core.errors import SpoolError
 from mercure.spool import durable
 from mercure.spool.durable import (
     copy_folder,
@@ -169,3 +170,16 @@ def test_on_an_unknown_file_system_the_folder_of_drafts_is_made_durable_too(
         draft.complete(Origin("A", "B", "127.0.0.1"))
         assert synced == [draft.path, str(intake.folder)]
         draft.discard()
+
+
+def test_what_cannot_be_copied_stays_where_it_is_and_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_with_files(tmp_path / "source")
+    os.mkfifo(source / "pipe")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", crosses_file_systems)
+        with pytest.raises(SpoolError, match="cannot be copied"):
+            move_folder(source, tmp_path / "target")
+    assert (source / "received" / "one.dcm").read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [source]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.builders import small_series
 
-from mercure.spool.module_folders import lay_out_input, remove_tree, write_task_of_step
+from mercure.spool.module_folders import lay_out_input, write_task_of_step
 
 
 def tags(path: Path) -> dict[str, str]:
@@ -49,21 +49,14 @@ def test_the_task_of_the_next_step_replaces_that_of_the_last(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere").read_text() == "kept"
 
 
-def test_a_tree_is_removed_whatever_its_modes_and_no_link_is_followed(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "kept").write_text("kept")
-    tree = tmp_path / "tree"
-    (tree / "a" / "b").mkdir(parents=True)
-    (tree / "a" / "b" / "file").write_text("x")
-    (tree / "link").symlink_to(outside)
-    os.mkfifo(tree / "a" / "pipe")
-    os.chmod(tree / "a" / "b", 0)
-    os.chmod(tree / "a", 0)
-    remove_tree(tree)
-    assert not tree.exists()
-    assert (outside / "kept").read_text() == "kept"
-    remove_tree(tree)
+def test_what_a_module_reads_of_its_task_is_whole_although_the_system_stops_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    write_task_of_step(tmp_path, {"id": "a job with more than seven bytes"})
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "task.json").read_text()) == {"id": "a job with more than seven bytes"}
 
 
 @pytest.mark.parametrize("writable", [True, False])

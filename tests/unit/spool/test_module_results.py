@@ -1,13 +1,15 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.builders import dicom_bytes, small_series
 
 from mercure.core.errors import PermanentError
 from mercure.services.module_output import identify
-from mercure.spool.module_results import is_dicom, output_bytes, output_files, store_results
+from mercure.spool.module_results import is_dicom, open_up, output_bytes, output_files, store_results
+from mercure.spool.trees import remove_tree
 
 
 @pytest.fixture
@@ -126,16 +128,51 @@ def test_ten_thousand_files_are_taken(job: Path) -> None:
     assert len(stored(job)) == 10_000
 
 
-def test_folders_within_folders_end_somewhere(job: Path) -> None:
+@pytest.mark.parametrize("depth", [100, 3000])
+def test_folders_within_folders_end_somewhere(job: Path, depth: int) -> None:
     here = os.open(job / "out", os.O_RDONLY)
-    for _ in range(100):
+    for _ in range(depth):
         os.mkdir("d", dir_fd=here)
         deeper = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = deeper
     os.close(here)
-    with pytest.raises(PermanentError, match="too deep"):
-        output_files(job / "out")
+    for look in (open_up, output_files, output_bytes):
+        with pytest.raises(PermanentError, match="too deep"):
+            look(job / "out")
+    remove_tree(job / "out")
+
+
+def test_what_is_not_too_deep_for_one_is_not_too_deep_for_another(job: Path) -> None:
+    deepest = job / "out" / "/".join(["d"] * 65)
+    deepest.mkdir(parents=True)
+    (deepest / "file").write_bytes(b"x")
+    os.chmod(deepest, 0o500)
+    open_up(job / "out")
+    assert os.stat(deepest).st_mode & 0o700 == 0o700
+    assert [made.path for made in output_files(job / "out")] == ["d/" * 65 + "file"]
+    assert output_bytes(job / "out") >= 1
+    (deepest / "d").mkdir()
+    for look in (open_up, output_files, output_bytes):
+        with pytest.raises(PermanentError, match="too deep"):
+            look(job / "out")
+
+
+def test_a_folder_that_vanishes_while_the_output_is_measured_hides_nothing_else(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (job / "out" / name).mkdir()
+        (job / "out" / name / "file").write_bytes(b"x" * 100_000)
+    scandir = os.scandir
+
+    def vanishes(path: str) -> Any:
+        if str(path).endswith("/b"):
+            remove_tree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishes)
+    assert output_bytes(job / "out") >= 200_000
 
 
 def test_the_size_of_an_output_is_what_it_takes_on_the_disk(job: Path) -> None:
