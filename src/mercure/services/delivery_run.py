@@ -46,7 +46,7 @@ class ActiveJob:
         self._ledger = Ledger(claim.folder)
 
     def record(self, target: str, result: InstanceResult) -> None:
-        """Write a line of the ledger."""
+        """Write a line of the ledger. Raises `OSError`."""
         with self._lock:
             self._ledger.record(target, result)
             self._results[target, result.name] = result
@@ -75,12 +75,11 @@ class DeliveryRun:
     """One attempt at one target, on a thread of its own."""
 
     def __init__(
-        self, active: ActiveJob, target_name: str, target: Target, clock: Clock, on_end: Callable[[], None]
+        self, active: ActiveJob, target_name: str, target: Target, clock: Clock, on_end: Callable[[Attempt], None]
     ) -> None:
         """Prepare; `start` begins. `on_end` is called on the thread when the attempt is over."""
         self.active = active
         self.target_name = target_name
-        self.attempt: Attempt | None = None
         self.progressed_at = clock.monotonic()
         self._started_at = self.progressed_at
         self._target = target
@@ -92,22 +91,28 @@ class DeliveryRun:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Begin to send."""
+        """Begin to send. Raises `RuntimeError` when there is no thread to be had; nothing is begun then."""
         threading.Thread(target=self._run, name=f"deliver-{self.target_name}", daemon=True).start()
 
     def cancel(self, reason: str) -> None:
-        """End the attempt soon, also when the target hangs."""
+        """End the attempt soon, also when the target hangs. Raises nothing: the others are to be ended, too."""
         with self._lock:
             self._cancelled = reason
             close = self._close
-        if close:
-            close()
+        try:
+            if close:
+                close()
+        except Exception:
+            log.exception("delivery of job %s to %s cannot be broken off", self.active.job.id, self.target_name)
 
     # -- core.delivery.Progress: called by the target on the sending thread -------------------------------------------
 
     def record(self, result: InstanceResult) -> None:
-        """Put the result of one instance into the ledger."""
-        self.active.record(self.target_name, result)
+        """Put the result of one instance into the ledger. Raises `TransientError` when the disk does not take it."""
+        try:
+            self.active.record(self.target_name, result)
+        except OSError as error:  # not one of the target, which might take it for its own
+            raise TransientError(f"the ledger of the job cannot be written now: {error.strerror}") from None
         self.progressed_at = self._clock.monotonic()
         self._sent += result.outcome.is_there
 
@@ -131,15 +136,15 @@ class DeliveryRun:
             error = self._send()
         except (TransientError, PermanentError, CancelledError) as raised:
             error = raised
-        except Exception as raised:
-            # An error of ours in one target must not end the service; the job waits and is seen.
+        except BaseException as raised:
+            # An error of ours in one target must not end the service; the job waits and is seen. Whatever ends this
+            # thread is told, also what is no error (`SystemExit`): else the job would be in delivery for ever.
             log.exception("delivery of job %s to %s failed by an error of ours", self.active.job.id, self.target_name)
             error = TransientError(f"internal error ({type(raised).__name__}), see the log")
         if self._cancelled and error is not None:
             error = CancelledError(self._cancelled)
         seconds = self._clock.monotonic() - self._started_at
-        self.attempt = Attempt(self.target_name, error, self._sent, seconds, self._started_at)
-        self._on_end()
+        self._on_end(Attempt(self.target_name, error, self._sent, seconds, self._started_at))
 
     def _send(self) -> TransientError | PermanentError | None:
         active, job = self.active, self.active.job

@@ -25,6 +25,10 @@ class Unit:
     target: str
 
 
+_LAST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""A time zone can put what a job says beyond the last day of the calendar."""
+
+
 class DispatchQueue:
     """The waiting units: one line for each target, and a heap of those whose time has not come."""
 
@@ -35,6 +39,7 @@ class DispatchQueue:
         self._delayed: list[tuple[float, int, Unit, Candidate]] = []
         self._times: dict[Unit, float] = {}
         self._later: list[tuple[float, str]] = []
+        self._later_at: dict[str, float] = {}
         self._known: set[str] = set()
         self._sequence = itertools.count()
         self._turn = 0
@@ -54,8 +59,13 @@ class DispatchQueue:
         return job_id in self._known
 
     def read_later(self, job_id: str, at: float) -> None:
-        """Read the job anew at a time (seconds since the epoch), if it is still there."""
-        heapq.heappush(self._later, (at, job_id))
+        """Read the job anew at a time (seconds since the epoch), if it is still there: once, at the earliest one asked.
+
+        Each of its targets may ask, and once it is read, each of them can ask again.
+        """
+        if at < self._later_at.get(job_id, float("inf")):
+            self._later_at[job_id] = at
+            heapq.heappush(self._later, (at, job_id))
 
     def forget_all(self) -> None:
         """Read everything anew at the next scan."""
@@ -64,6 +74,7 @@ class DispatchQueue:
         self._delayed.clear()
         self._times.clear()
         self._later.clear()
+        self._later_at.clear()
         self.odd.clear()
 
     def add(self, job: Job, *, not_before: float = 0.0) -> None:
@@ -72,12 +83,15 @@ class DispatchQueue:
             if delivery.state is not DeliveryState.WAITING:
                 continue
             own = delivery.not_before.timestamp() if delivery.not_before else 0.0
-            self._put(Unit(job.id, delivery.target), self._candidate(job), max(own, not_before))
+            self._put(Unit(job.id, delivery.target), self._candidate(job), min(max(own, not_before), _LAST))
 
     def due(self, now: float) -> None:
         """Move the units whose time has come into their lines, and read the jobs that were to be read by now."""
         while self._later and self._later[0][0] <= now:
-            self._read(heapq.heappop(self._later)[1])
+            at, job_id = heapq.heappop(self._later)
+            if self._later_at.get(job_id) == at:
+                del self._later_at[job_id]
+                self._read(job_id)
         while self._delayed and self._delayed[0][0] <= now:
             at, _, unit, candidate = heapq.heappop(self._delayed)
             if self._times.get(unit) == at:
@@ -88,8 +102,15 @@ class DispatchQueue:
         """Return when the next unit becomes due (seconds since the epoch), or None."""
         while self._delayed and self._times.get(self._delayed[0][2]) != self._delayed[0][0]:
             heapq.heappop(self._delayed)
+        while self._later and self._later_at.get(self._later[0][1]) != self._later[0][0]:
+            heapq.heappop(self._later)
         times = [heap[0][0] for heap in (self._delayed, self._later) if heap]
         return min(times, default=None)
+
+    def take_odd(self) -> Iterator[str]:
+        """Take the jobs in `odd`, one after the other."""
+        while self.odd:
+            yield self.odd.pop()
 
     def targets(self) -> Iterator[str]:
         """Return the targets that something waits for."""

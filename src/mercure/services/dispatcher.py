@@ -11,22 +11,22 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mercure.core.clock import Clock
-from mercure.core.errors import SpoolError
 from mercure.core.events import EventKind, EventSink
 from mercure.core.stages import Stage
 from mercure.core.task import DeliveryState
 from mercure.services.circuits import Circuits
-from mercure.services.delivery_run import ActiveJob, DeliveryRun, settled
+from mercure.services.delivery_run import ActiveJob, Attempt, DeliveryRun, settled
+from mercure.services.dispatch_jobs import DispatchJobs
 from mercure.services.dispatch_queue import DispatchQueue, Unit
-from mercure.services.dispatch_settings import DispatcherSettings
+from mercure.services.dispatch_settings import DispatcherSettings, TargetSetup
 from mercure.services.folder_bell import FolderBell, modified_at
 from mercure.services.service import Bell
 from mercure.services.settlement import BY_OPERATOR, STOPPING, Settlement, is_waiting
-from mercure.spool.jobs import Claim, claim, is_held
+from mercure.spool.jobs import is_held
 from mercure.spool.layout import Layout
 from mercure.spool.moves import sweep_removed
 
@@ -36,14 +36,6 @@ _STALLED_SECONDS = 1.0
 _WISH_SECONDS = 0.5
 _RACY_SECONDS = 2.0
 _FULL_SCAN_SECONDS = 60.0
-_SOON_SECONDS = 0.05
-_AGAIN_SECONDS = 2.0
-"""When a job that another process has claimed, or that an operator holds, is looked at again: soon at first, for who
-has just put it here lets go of it a moment later, then after twice that and so on up to this."""
-
-_TROUBLE_SECONDS = 5.0
-"""When a job that the disk does not let us move or write is tried again."""
-
 _STOP_SECONDS = 5.0
 
 
@@ -69,9 +61,8 @@ class Dispatcher:
         self._draw = draw
         self._bell = Bell()
         self._queue = DispatchQueue(layout)
-        self._active: dict[str, ActiveJob] = {}
-        self._ended: list[DeliveryRun] = []
-        self._ended_lock = threading.Lock()
+        self._jobs = DispatchJobs(layout, self._queue, clock)
+        self._ended: deque[tuple[DeliveryRun, Attempt]] = deque()
         self._circuits = Circuits()
         self._circuits.follow(settings.policies(), ())
         self._outgoing_mtime = 0
@@ -79,8 +70,6 @@ class Dispatcher:
         self._scanned_at = float("-inf")
         self._wishes_checked_at = float("-inf")
         self._next_settings: deque[DispatcherSettings] = deque(maxlen=1)
-        self._troubles: dict[str, str] = {}
-        self._patience: dict[str, float] = {}
         self._targets_changed = True
 
     def configure(self, settings: DispatcherSettings) -> None:
@@ -106,8 +95,7 @@ class Dispatcher:
         finally:
             bell.close()
             self._end_running()
-            for setup in self._settings.targets.values():
-                setup.target.close()
+            _close(self._settings.targets.values())
 
     def step(self) -> None:
         """Settle what ended, notice what is new, and start what may start. Does not wait for any target."""
@@ -122,21 +110,20 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is being sent."""
-        return not self._active
+        return not self._jobs
 
     def _follow(self, settings: DispatcherSettings) -> None:
         old, self._settings = self._settings, settings
         changed = {name: setup for name, setup in old.targets.items() if settings.targets.get(name) is not setup}
         self._circuits.follow(settings.policies(), changed)
-        for setup in changed.values():
-            setup.target.close()
+        _close(changed.values())
         self._targets_changed = True
         self._control_mtime = -1  # what waited for a target that is mended goes on at once
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
     def _seconds_to_wait(self) -> float:
-        wait = self._settings.scan_interval_seconds
+        wait = self._settings.scan_interval_seconds if not self._queue.odd else 0.0
         now = self._clock.now().timestamp()
         due = self._queue.next_due()
         if due is not None:
@@ -145,7 +132,7 @@ class Dispatcher:
         probe = self._circuits.next_probe(self._queue.targets(), moment)
         if probe is not None:
             wait = min(wait, probe - moment)
-        if self._active:
+        if self._jobs:
             wait = min(wait, _WISH_SECONDS)
         return max(wait, 0.001)
 
@@ -163,35 +150,22 @@ class Dispatcher:
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
             self._outgoing_mtime = mtime if quiet else 0
             self._queue.scan()
-            self._troubles = {job_id: reason for job_id, reason in self._troubles.items() if job_id in self._queue}
-            self._patience = {job_id: wait for job_id, wait in self._patience.items() if job_id in self._queue}
+            self._jobs.forget_gone()
         self._queue.due(self._clock.now().timestamp())
 
     def _settle_odd(self) -> None:
         """Settle the jobs that no target waits for: damaged ones, and those that a dead dispatcher had finished."""
-        while self._queue.odd:
-            job_id = self._queue.odd.pop()
-            if job_id in self._active:
+        for job_id in self._queue.take_odd():
+            if job_id in self._jobs:
                 continue
-            taken = self._claim(job_id)
+            taken = self._jobs.claim(job_id)
             if taken is None:
-                self._queue.read_later(job_id, self._again(job_id))
+                self._queue.read_later(job_id, self._jobs.again(job_id))
                 continue
-            try:
-                with contextlib.closing(taken):
-                    job = self._settlement.odd(taken)
-            except (OSError, SpoolError) as error:
-                self._put_off(job_id, "settled", error)
-            else:
+            with self._jobs.guard(job_id, "settled"), contextlib.closing(taken):
+                job = self._settlement.odd(taken)
                 if job:
                     self._queue.add(job)
-
-    def _claim(self, job_id: str) -> Claim | None:
-        try:
-            return claim(self._layout, Stage.OUTGOING, job_id)
-        except (SpoolError, OSError) as error:
-            self._complain(job_id, "claimed", error)
-            return None
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -205,111 +179,85 @@ class Dispatcher:
             self._refuse_unknown(name)
         off_peak_now = self._settings.is_off_peak(self._clock.now())
         while True:
-            running = Counter(run.target_name for run in self._runs())
+            runs = self._jobs.runs()
+            running = Counter(run.target_name for run in runs)
             moment = self._clock.monotonic()
-            busy = sum(moment - run.progressed_at < _STALLED_SECONDS for run in self._runs())
+            busy = sum(moment - run.progressed_at < _STALLED_SECONDS for run in runs)
             if busy >= self._settings.max_parallel:
                 return
             open_targets = [name for name in self._queue.targets() if self._may_start(name, running[name], moment)]
             unit = self._queue.take(open_targets, off_peak_now=off_peak_now)
             if unit is None:
                 return
-            self._start(unit, moment)
+            has_threads = True
+            with self._jobs.guard(unit.job_id, "sent"):
+                has_threads = self._start(unit, moment)
+            if not has_threads:
+                return  # whatever else waits would not get one either
 
     def _may_start(self, target: str, running: int, moment: float) -> bool:
         setup = self._settings.targets.get(target)
         return setup is not None and running < setup.max_parallel and self._circuits.may_try(target, moment)
 
-    def _start(self, unit: Unit, moment: float) -> None:
+    def _start(self, unit: Unit, moment: float) -> bool:
+        """Start an attempt, unless the job stands otherwise by now. False when the machine has no thread for it."""
         if is_held(self._layout, Stage.OUTGOING, unit.job_id):
-            self._look_again(unit)
-            return
-        active = self._active.get(unit.job_id) or self._activate(unit)
+            self._jobs.look_again(unit)
+            return True
+        active = self._jobs.take(unit)
         if active is None or unit.target in active.running:
-            return
+            return True
         now = self._clock.now()
         waiting = {d.target: d for d in active.job.deliveries if d.state is DeliveryState.WAITING}
         delivery = waiting.get(unit.target)
         if delivery is None or (delivery.not_before and delivery.not_before > now):
             self._settle_job(active)  # another process was here since; what waits goes back to its place
-            return
-        setup = self._settings.targets[unit.target]
-        run = DeliveryRun(active, unit.target, setup.target, self._clock, lambda: self._on_end(run))
+            return True
+        target = self._settings.targets[unit.target].target
+        run = DeliveryRun(active, unit.target, target, self._clock, lambda attempt: self._on_end(run, attempt))
+        run.progressed_at = moment
+        try:
+            run.start()
+        except RuntimeError:
+            self._jobs.put_off(unit.job_id, "sent", "the machine has no thread for it")
+            return False
         active.running[unit.target] = run
         self._circuits.begin(unit.target)
-        run.progressed_at = moment
         self._settlement.emit(EventKind.DELIVERY_STARTED, active.job, target=unit.target)
-        run.start()
-
-    def _activate(self, unit: Unit) -> ActiveJob | None:
-        """Claim the job and read it again: what the queue knows may be old."""
-        taken = self._claim(unit.job_id)
-        if taken is None:
-            self._look_again(unit)
-            return None
-        try:
-            active = ActiveJob(taken, taken.read())
-        except SpoolError:
-            taken.close()
-            self._queue.odd.append(unit.job_id)
-            return None
-        except OSError as error:
-            taken.close()
-            self._put_off(unit.job_id, "opened", error)
-            return None
-        self._active[active.job.id] = active
-        self._patience.pop(active.job.id, None)
-        return active
-
-    def _look_again(self, unit: Unit) -> None:
-        """Put back a unit that cannot start now, if its job is still there."""
-        again = self._again(unit.job_id)
-        try:
-            job = self._queue.read(unit.job_id)
-        except (SpoolError, OSError):
-            self._queue.read_later(unit.job_id, again)
-            return
-        if job:
-            kept = tuple(d for d in job.deliveries if d.target == unit.target)
-            self._queue.add(replace(job, deliveries=kept), not_before=again)
-
-    def _again(self, job_id: str) -> float:
-        """Return when to look again at a job that cannot be had now (seconds since the epoch)."""
-        wait = self._patience.get(job_id, _SOON_SECONDS)
-        self._patience[job_id] = min(2 * wait, _AGAIN_SECONDS)
-        return self._clock.now().timestamp() + wait
+        return True
 
     def _refuse_unknown(self, target: str) -> None:
         """Send what waits for a target that is not there any more to `error/`, from where it can be retried."""
         why = self._settings.unusable.get(target, "is not in the configuration")
         for unit in self._queue.drain(target):
-            active = self._active.get(unit.job_id) or self._activate(unit)
-            if active is None or target in active.running:
-                continue
-            for delivery in active.job.deliveries:
-                if delivery.target == target and delivery.state is DeliveryState.WAITING:
-                    ended = settled(delivery, DeliveryState.ERROR, self._clock.now(), f"target {target!r} {why}")
-                    active.job = active.job.with_delivery(ended)
-            self._settle_job(active)
+            with self._jobs.guard(unit.job_id, "settled"):
+                self._refuse(unit, f"target {target!r} {why}")
+
+    def _refuse(self, unit: Unit, reason: str) -> None:
+        active = self._jobs.take(unit)
+        if active is None or unit.target in active.running:
+            return
+        for delivery in active.job.deliveries:
+            if delivery.target == unit.target and delivery.state is DeliveryState.WAITING:
+                ended = settled(delivery, DeliveryState.ERROR, self._clock.now(), reason)
+                active.job = active.job.with_delivery(ended)
+        self._settle_job(active)
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
-    def _on_end(self, run: DeliveryRun) -> None:
-        with self._ended_lock:
-            self._ended.append(run)
+    def _on_end(self, run: DeliveryRun, attempt: Attempt) -> None:
+        self._ended.append((run, attempt))
         self._bell.ring()
 
     def _settle_ended(self) -> None:
-        with self._ended_lock:
-            ended, self._ended = self._ended, []
-        for run in ended:
-            self._settle_attempt(run)
+        while self._ended:
+            run, attempt = self._ended.popleft()
+            with self._jobs.guard(run.active.claim.id, "written down"):
+                self._settle_attempt(run, attempt)
 
-    def _settle_attempt(self, run: DeliveryRun) -> None:
-        active, attempt = run.active, run.attempt
+    def _settle_attempt(self, run: DeliveryRun, attempt: Attempt) -> None:
+        active = run.active
         active.running.pop(run.target_name, None)
-        if attempt is None:
-            return
         self._circuits.end(attempt, self._clock.monotonic(), self._draw())
         policy = self._circuits.policy(run.target_name)
         active.job = self._settlement.attempt(active.job, attempt, lambda count: policy.after(count, self._draw()))
@@ -321,41 +269,27 @@ class Dispatcher:
         self._settle_job(active)
 
     def _settle_job(self, active: ActiveJob) -> None:
-        """Write down how far the job is. While one of its targets is being served, the claim is kept."""
+        """Write down how far the job is. While one of its targets is being served, the claim is kept.
+
+        Raises `OSError` or `SpoolError` when the disk does not take it.
+        """
         self._takes_up_retry(active)
         job, taken = active.job, active.claim
-        try:
-            if active.running:
-                taken.save(job)
-                # The other targets go on with their attempts while this one is being served.
-                idle = tuple(delivery for delivery in job.deliveries if delivery.target not in active.running)
-                self._queue.add_missing(replace(job, deliveries=idle))
-                return
-            del self._active[job.id]
+        if active.running:
+            taken.save(job)
+            # The other targets go on with their attempts while this one is being served.
+            idle = tuple(delivery for delivery in job.deliveries if delivery.target not in active.running)
+            self._queue.add_missing(replace(job, deliveries=idle))
+            return
+        with contextlib.closing(self._jobs.forget(active)):
             active.close()
-            with contextlib.closing(taken):
-                if not is_waiting(job):
-                    self._settlement.finish(taken, job)
-                elif taken.is_cancelled():
-                    self._settlement.fail(taken, job, BY_OPERATOR)
-                else:
-                    taken.defer(job)
-                    self._queue.add_missing(job)
-        except (OSError, SpoolError) as error:
-            # The disk does not take it. The ledger has what was confirmed; the job is read again from its folder.
-            self._put_off(job.id, "written down", error)
-
-    def _complain(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
-        """Say what is wrong with a job once, not each time."""
-        reason = str(error.strerror if isinstance(error, OSError) else error)
-        if self._troubles.get(job_id) != reason:
-            log.error("job %s cannot be %s now: %s", job_id, what, reason)
-        self._troubles[job_id] = reason
-
-    def _put_off(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
-        """Look at a job again later."""
-        self._complain(job_id, what, error)
-        self._queue.read_later(job_id, self._clock.now().timestamp() + _TROUBLE_SECONDS)
+            if not is_waiting(job):
+                self._settlement.finish(taken, job)
+            elif taken.is_cancelled():
+                self._settlement.fail(taken, job, BY_OPERATOR)
+            else:
+                taken.defer(job)
+                self._queue.add_missing(job)
 
     def _pass_on_wishes(self) -> None:
         """Follow what operators want of the jobs that are being sent: to stop, or to try again."""
@@ -363,13 +297,17 @@ class Dispatcher:
         if moment - self._wishes_checked_at < _WISH_SECONDS / 2:
             return
         self._wishes_checked_at = moment
-        for active in self._active.values():
-            if active.claim.is_cancelled():
-                for run in active.running.values():
-                    run.cancel(BY_OPERATOR)
-            elif self._takes_up_retry(active):
-                idle = tuple(d for d in active.job.deliveries if d.target not in active.running)
-                self._queue.add(replace(active.job, deliveries=idle))
+        for active in self._jobs:
+            with self._jobs.guard(active.claim.id, "followed"):
+                self._pass_on(active)
+
+    def _pass_on(self, active: ActiveJob) -> None:
+        if active.claim.is_cancelled():
+            for run in active.running.values():
+                run.cancel(BY_OPERATOR)
+        elif self._takes_up_retry(active):
+            idle = tuple(d for d in active.job.deliveries if d.target not in active.running)
+            self._queue.add(replace(active.job, deliveries=idle))
 
     def _takes_up_retry(self, active: ActiveJob) -> bool:
         """Make what waits or failed due now, if an operator asked for it; what runs is tried again if it fails."""
@@ -381,13 +319,19 @@ class Dispatcher:
 
     def _end_running(self) -> None:
         deadline = time.monotonic() + _STOP_SECONDS
-        for run in self._runs():
+        for run in self._jobs.runs():
             run.cancel(STOPPING)
-        while self._active and time.monotonic() < deadline:
+        while self._jobs and time.monotonic() < deadline:
             self._bell.wait(0.1)
             self._settle_ended()
         # A delivery that does not end even now keeps its claim, so that nobody sends the same beside it. The kernel
         # frees the claim with the process; a dispatcher that starts again in this process settles it when it ends.
 
-    def _runs(self) -> list[DeliveryRun]:
-        return [run for active in self._active.values() for run in active.running.values()]
+
+def _close(setups: Iterable[TargetSetup]) -> None:
+    """Close targets; one that cannot be closed keeps no other from it."""
+    for setup in setups:
+        try:
+            setup.target.close()
+        except Exception:
+            log.exception("a target cannot be closed by an error of ours")

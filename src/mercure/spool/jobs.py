@@ -71,10 +71,13 @@ class Claim:
         return os.path.exists(self.folder / names.CANCEL_FILE)
 
     def takes_up_retry(self) -> bool:
-        """Whether an operator wants what failed to be tried again at once. The wish is used up by asking."""
+        """Whether an operator wants what failed to be tried again at once. The wish is used up by asking.
+
+        On a disk that does not take that (full, read-only, failing) the wish stays, and is not followed yet.
+        """
         try:
             os.unlink(self.folder / names.RETRY_FILE)
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import small_disk as disks
 from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
 from tests.fake_clock import FakeClock, Recorded
@@ -872,3 +873,279 @@ def test_a_job_that_is_let_go_of_a_moment_after_it_came_is_sent_soon(
     taken.close()
     desk.clock.advance(0.06)
     desk.until(lambda: desk.jobs(Stage.SUCCESS), "it is sent")
+
+
+# -- trouble with one job concerns that job only -----------------------------------------------------------------------
+
+
+@contextmanager
+def read_only_names(folder: Path) -> Iterator[None]:
+    """Make a small disk read-only for whoever goes by a path, as an emergency does; what is open stays open."""
+    disks._mount("mount", "--bind", str(folder), str(folder))
+    try:
+        disks._mount("mount", "-o", "remount,bind,ro", str(folder))
+        yield
+    finally:
+        disks._mount("umount", "--lazy", str(folder))
+
+
+@contextmanager
+def no_new_threads() -> Iterator[None]:
+    """Have the kernel refuse new threads: there is no room for such a stack."""
+    before = threading.stack_size(1 << 46)
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread(target=print).start()
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+def outgoing_is_free(layout: Layout, job: Job) -> bool:
+    """Whether nobody has claimed the job."""
+    taken = claim(layout, Stage.OUTGOING, job.id)
+    if taken:
+        taken.close()
+    return taken is not None
+
+
+@pytest.mark.requirement("D3")
+def test_deliveries_that_end_on_a_read_only_disk_are_all_settled_when_it_can_be_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        targets = {name: Stubborn() for name in ("a", "b", "c")}
+        desk = Desk(layout, {name: TargetSetup(target, PATIENT) for name, target in targets.items()})
+        for name in targets:
+            make_job(layout, small_series(disk / name, 1), name, job_id=name)
+        desk.dispatcher.step()
+        assert all(target.sending.wait(30) for target in targets.values())
+        with read_only_names(disk):
+            for target in targets.values():
+                target.sending.clear()
+                target.go_on.set()
+            desk.until(lambda: desk.dispatcher.is_idle, "they have ended")
+            assert desk.jobs(Stage.OUTGOING) == ["a", "b", "c"]
+        desk.settle(6.0)
+        desk.settle(6.0)
+        assert desk.jobs(Stage.SUCCESS) == ["a", "b", "c"]
+        assert not any(target.sending.is_set() for target in targets.values()), "what the ledger has is not sent again"
+
+
+def test_a_wish_to_retry_on_a_read_only_disk_is_followed_when_it_can_be_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        target = Stubborn()
+        late = folder(tmp_path, "late", there=False)
+        desk = Desk(layout, {"hung": TargetSetup(target, PATIENT), "late": late})
+        job = make_job(layout, small_series(disk / "series", 1), "hung", "late")
+        desk.until(lambda: desk.read(Stage.OUTGOING, job).deliveries[1].attempts, "one is deferred")
+        assert target.sending.wait(30)
+        controls.retry(layout, job.id, desk.clock.now())
+        (tmp_path / "targets" / "late").mkdir(parents=True)
+        with read_only_names(disk):
+            for _ in range(3):
+                desk.clock.advance(1.0)
+                desk.dispatcher.step()
+            assert (layout.outgoing / job.id / names.RETRY_FILE).exists()
+        desk.clock.advance(1.0)
+        desk.until(lambda: len(delivered(tmp_path, "late")) == 1, "the wish was followed")
+        target.go_on.set()
+        desk.until(lambda: desk.jobs(Stage.SUCCESS), "the job has ended")
+
+
+def test_an_error_of_ours_about_one_delivery_loses_no_other(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn: list[float] = []
+
+    def draw() -> float:
+        drawn.append(0.5)
+        if len(drawn) == 1:
+            raise ZeroDivisionError
+        return 0.5
+
+    targets = {name: Stubborn() for name in ("a", "b", "c")}
+    desk = Desk(layout, {name: TargetSetup(target, PATIENT) for name, target in targets.items()}, draw)
+    for name in targets:
+        make_job(layout, small_series(tmp_path / name, 1), name, job_id=name)
+    desk.dispatcher.step()
+    for target in targets.values():
+        assert target.sending.wait(30)
+        target.go_on.set()
+    wait_until(lambda: len(desk.dispatcher._ended) == 3, "all have ended")
+    desk.dispatcher.step()
+    assert desk.dispatcher.is_idle
+    assert len(desk.jobs(Stage.SUCCESS)) == 2
+    assert "error of ours" in caplog.text
+    desk.settle(61.0)
+    assert desk.jobs(Stage.SUCCESS) == ["a", "b", "c"], "the job was let go of, and read again"
+
+
+def test_a_job_for_which_there_is_no_thread_is_put_off(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(layout, {"late": folder(tmp_path, "late", RetryPolicy(10.0, 10.0, jitter=0.0), there=False)})
+    jobs = [make_job(layout, small_series(tmp_path / name, 1), "late", job_id=name) for name in ("one", "two")]
+    desk.settle()
+    (tmp_path / "targets" / "late").mkdir(parents=True)
+    desk.clock.advance(11.0)
+    with no_new_threads():
+        desk.dispatcher.step()
+        desk.dispatcher.step()
+        assert desk.dispatcher.is_idle
+    assert all(outgoing_is_free(layout, job) for job in jobs)
+    assert "cannot be sent now: the machine has no thread for it" in caplog.text
+    desk.settle(6.0)
+    assert desk.jobs(Stage.SUCCESS) == ["one", "two"], "the probe of the target was not used up"
+
+
+def test_a_lack_of_threads_goes_not_through_all_that_waits(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(layout, {"a": folder(tmp_path, "a")})
+    for number in range(20):
+        make_job(layout, small_series(tmp_path / f"s{number}", 1), "a")
+    with no_new_threads():
+        desk.dispatcher.step()
+    assert caplog.text.count("no thread") == 1
+    desk.settle(6.0)
+    assert len(desk.jobs(Stage.SUCCESS)) == 20
+
+
+class Quitting(Stubborn):
+    """A target that ends the thread it is called on."""
+
+    def send(self, parcel: Any, progress: Any) -> None:
+        raise SystemExit(3)
+
+
+def test_a_delivery_whose_thread_is_ended_defers_the_job(layout: Layout, series: BuiltSeries) -> None:
+    desk = Desk(layout, {"quits": TargetSetup(Quitting(), PATIENT)})
+    job = make_job(layout, series, "quits")
+    desk.settle()
+    delivery = desk.read(Stage.OUTGOING, job).deliveries[0]
+    assert (delivery.state, delivery.attempts) == (DeliveryState.WAITING, 1)
+    assert outgoing_is_free(layout, job)
+
+
+class Unclosable(Stubborn):
+    """A target that raises when it is to be closed, and waits for that."""
+
+    def send(self, parcel: Any, progress: Any) -> None:
+        progress.attach(self.close)
+        super().send(parcel, progress)
+        progress.check()
+
+    def close(self) -> None:
+        self.go_on.set()
+        raise ZeroDivisionError
+
+
+def test_a_delivery_that_cannot_be_broken_off_keeps_no_other_from_it(layout: Layout, series: BuiltSeries) -> None:
+    targets = {name: Unclosable() for name in ("a", "b")}
+    desk = Desk(layout, {name: TargetSetup(target, PATIENT) for name, target in targets.items()})
+    job = make_job(layout, series, "a", "b")
+    desk.dispatcher.step()
+    assert all(target.sending.wait(30) for target in targets.values())
+    desk.stop()
+    assert desk.dispatcher.is_idle
+    assert outgoing_is_free(layout, job) or desk.jobs(Stage.SUCCESS)
+
+
+def test_a_target_that_cannot_be_closed_keeps_no_other_from_it(layout: Layout) -> None:
+    targets = {name: Unclosable() for name in ("a", "b")}
+    desk = Desk(layout, {name: TargetSetup(target, PATIENT) for name, target in targets.items()})
+    desk.dispatcher.configure(DispatcherSettings())
+    desk.dispatcher.step()
+    assert all(target.go_on.is_set() for target in targets.values())
+
+
+def test_a_time_that_no_calendar_has_stops_nothing(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
+    desk = Desk(layout, {"a": folder(tmp_path, "a")})
+    odd = make_job(layout, series, "a", job_id="odd")
+    task = layout.outgoing / odd.id / names.TASK_FILE
+    content = json.loads(task.read_text())
+    content["dispatch"]["status"]["a"]["not_before"] = "9999-12-31T23:59:59-14:00"
+    task.write_text(json.dumps(content))
+    good = make_job(layout, series, "a", job_id="good")
+    desk.settle()
+    desk.settle(70.0)
+    assert desk.jobs(Stage.SUCCESS) == [good.id]
+    controls.retry(layout, odd.id, desk.clock.now())
+    desk.settle(1.0)
+    assert desk.jobs(Stage.SUCCESS) == [good.id, odd.id]
+
+
+class Ticking(FakeClock):
+    """A clock on which time goes by while it is read, as it does for everybody else."""
+
+    def now(self) -> datetime:
+        self.advance(0.001)
+        return super().now()
+
+
+def test_trouble_with_a_job_of_many_targets_does_not_multiply(layout: Layout, tmp_path: Path) -> None:
+    targets = {name: folder(tmp_path, name) for name in "abcd"}
+    desk = Desk(layout, targets)
+    desk.clock = desk.dispatcher._clock = Ticking()
+    job = make_job(layout, small_series(tmp_path / "series", 1), *targets)
+    (layout.outgoing / job.id / names.LEDGER_FILE).mkdir()
+    for _ in range(100):
+        desk.clock.advance(desk.dispatcher._seconds_to_wait())
+        desk.dispatcher.step()
+        assert len(desk.dispatcher._queue._later) <= len(targets)
+    (layout.outgoing / job.id / names.LEDGER_FILE).rmdir()
+    desk.settle(6.0)
+    assert desk.jobs(Stage.SUCCESS) == [job.id]
+
+
+def test_a_job_that_its_worker_finished_but_did_not_move_is_moved(layout: Layout, series: BuiltSeries) -> None:
+    target = Stubborn()
+    desk = Desk(layout, {"a": TargetSetup(target, PATIENT)})
+    job = make_job(layout, series, "a")
+    desk.dispatcher._queue.scan()
+    taken = claim(layout, Stage.OUTGOING, job.id)
+    assert taken is not None
+    taken.save(job.with_delivery(replace(job.deliveries[0], state=DeliveryState.COMPLETE)))
+    desk.settle()
+    desk.settle(3.0)
+    taken.close()
+    desk.settle(3.0)
+    desk.settle(3.0)
+    assert desk.jobs(Stage.SUCCESS) == [job.id]
+    assert not target.sending.is_set()
+
+
+def test_a_job_that_was_cancelled_while_it_waited_is_not_sent_even_if_the_move_is_missing(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, {"a": folder(tmp_path, "a")})
+    job = make_job(layout, series, "a")
+    desk.dispatcher._queue.scan()
+    write_task(layout.outgoing / job.id, replace(job, fail_stage=FailStage.DISPATCHING, reason="cancelled by somebody"))
+    desk.settle()
+    desk.settle(1.0)
+    assert desk.read(Stage.ERROR, job).reason == "cancelled by somebody"
+    assert delivered(tmp_path, "a") == []
+
+
+@pytest.mark.requirement("D3")
+def test_a_ledger_that_cannot_be_written_is_said_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        target = Stubborn()
+        desk = Desk(layout, {"a": TargetSetup(target, PATIENT)})
+        job = make_job(layout, small_series(disk / "series", 1), "a")
+        desk.dispatcher.step()
+        assert target.sending.wait(30)
+        ballast = fill(disk)
+        target.go_on.set()
+        desk.until(lambda: desk.dispatcher.is_idle, "the attempt is over")
+        assert "the ledger of the job cannot be written now: No space left on device" in caplog.text
+        assert "error of ours" not in caplog.text
+        ballast.unlink()
+        desk.settle(60.0)
+        assert desk.jobs(Stage.SUCCESS) == [job.id]
