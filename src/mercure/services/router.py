@@ -5,6 +5,7 @@ says whether instances came since; then the deadline moves. So ten thousand gath
 gather. New receptions are noticed by a folder notification, and by the scan in any case.
 """
 
+import contextlib
 import heapq
 import json
 import logging
@@ -12,7 +13,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,13 +22,14 @@ from mercure.core.clock import Clock
 from mercure.core.completion import CompletionPolicy, due_at
 from mercure.core.errors import MercureError, SpoolError
 from mercure.core.events import Event, EventKind, EventSink
-from mercure.core.plan import Plan, PlannedJob, RoutingRule, make_plan, plan_to_json
+from mercure.core.plan import Plan, PlannedJob, RoutingRule, make_plan
 from mercure.core.stages import Stage
 from mercure.core.tags import Tags
-from mercure.core.task import Delivery, FailStage, Job, from_json, to_json
+from mercure.core.task import Delivery, FailStage, Job
 from mercure.services.folder_bell import FolderBell
 from mercure.services.series_tags import representative_tags, series_info
 from mercure.services.service import Bell
+from mercure.services.stored_plan import jobs_of, stored_plan
 from mercure.spool import hints, sealing
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.sealing import Contents, PlacedJob, Sealed
@@ -89,6 +91,7 @@ class Router:
         self._is_put_off = False
         self._incoming_mtime = 0
         self._not_before: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
         self._server = socket.gethostname()
         self._next_settings: deque[RouterSettings] = deque(maxlen=1)
 
@@ -124,8 +127,9 @@ class Router:
         now = self._clock.now()
         while self._due and self._due[0][0] <= now.timestamp():
             _, reception = heapq.heappop(self._due)
-            if self._settle_deadline(reception, now):
-                return True
+            with self._guard(reception):
+                if self._settle_deadline(reception, now):
+                    return True
         return False
 
     # -- completion --------------------------------------------------------------------------------------------------
@@ -153,7 +157,8 @@ class Router:
                 self._known.clear()
                 self._due.clear()
             for reception in listed - self._known:
-                self._schedule(reception)
+                with self._guard(reception):
+                    self._schedule(reception)
             self._known = listed
             self._scanned_at = moment
             self._scan_again_at = moment + (self._clock.monotonic() - moment) * _SCAN_SHARE
@@ -182,13 +187,36 @@ class Router:
     def _follow_hints(self) -> None:
         """An association that ended may have been the last one of its receptions."""
         for reception, released_at in hints.released_hints(self._layout).items():
-            hints.forget_hint(self._layout, reception)
-            if hints.is_released(self._layout, reception):
-                self._released[reception] = released_at
-                self._schedule(reception)
+            with self._guard(reception, again=False):  # without its hint it is complete after the quiet time
+                hints.forget_hint(self._layout, reception)
+                if hints.is_released(self._layout, reception):
+                    self._released[reception] = released_at
+                    self._schedule(reception)
+
+    @contextlib.contextmanager
+    def _guard(self, reception: str, *, again: bool = True) -> Iterator[None]:
+        """Keep what goes wrong with a reception to that one. It is said once, and looked at `again` after a while."""
+        pause = _RETRY_SECONDS
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            if self._troubles.get(reception) != reason:
+                log.error("reception %s cannot be had now: %s", reception, reason)  # noqa: TRY400
+            self._troubles[reception] = reason
+        except Exception:
+            log.exception("reception %s cannot be had by an error of ours", reception)
+            pause = _ERROR_OF_OURS_SECONDS
+        else:
+            return
+        if again:
+            heapq.heappush(self._due, (self._clock.now().timestamp() + pause, reception))
 
     def _settle_deadline(self, reception: str, now: datetime) -> bool:
-        """Seal and route a reception if nothing came since its deadline was set. True when it was sealed."""
+        """Seal and route a reception if nothing came since its deadline was set. True when it was sealed.
+
+        Raises `OSError` when the disk does not let it.
+        """
         arrival = sealing.last_arrival(self._layout, reception)
         if arrival is None:
             self._forget(reception)
@@ -199,12 +227,7 @@ class Router:
         if due > now.timestamp():
             heapq.heappush(self._due, (due, reception))
             return False
-        try:
-            sealed = sealing.seal(self._layout, reception, now)
-        except OSError as error:
-            log.error("reception %s cannot be sealed: %s", reception, error.strerror)  # noqa: TRY400
-            heapq.heappush(self._due, (now.timestamp() + _RETRY_SECONDS, reception))
-            return False
+        sealed = sealing.seal(self._layout, reception, now)
         if not isinstance(sealed, Sealed):
             if sealed == "busy":
                 heapq.heappush(self._due, (now.timestamp() + _BUSY_SECONDS, reception))
@@ -219,6 +242,7 @@ class Router:
         self._known.discard(reception)
         self._released.pop(reception, None)
         self._seen.pop(reception, None)
+        self._troubles.pop(reception, None)
 
     # -- routing -----------------------------------------------------------------------------------------------------
 
@@ -262,7 +286,7 @@ class Router:
         contents: Contents | None = None
         try:
             stored = sealed.read_plan()
-            jobs = _placed_jobs(stored) if stored is not None else []
+            jobs = jobs_of(stored) if stored is not None else []
         except SpoolError as error:
             # Not by a crash of ours: somebody changed it. Which jobs there were is not known any more.
             stored, jobs = {}, [self._damaged(sealed, str(error))]
@@ -278,7 +302,7 @@ class Router:
                 stored, jobs = {}, [self._damaged(sealed, contents.problem)]
         if stored is None and contents:
             jobs, plan = self._plan(sealed, contents)
-            sealed.write_plan({**plan_to_json(plan), "made": [_placed_to_json(placed) for placed in jobs]})
+            sealed.write_plan(stored_plan(plan, jobs))
         made = sealed.create_jobs(jobs, resumed=stored is not None)
         for placed in made:
             self._events.emit(_created(placed, self._clock.now()))
@@ -358,21 +382,6 @@ class Router:
             )
             jobs.append(PlacedJob(job, planned.stage))
         return jobs, plan
-
-
-def _placed_to_json(placed: PlacedJob) -> dict[str, Any]:
-    return {"stage": placed.stage.value, "task": to_json(placed.job)}
-
-
-def _placed_jobs(plan: Mapping[str, Any]) -> list[PlacedJob]:
-    """Read the jobs of a stored plan. Raises `SpoolError`."""
-    try:
-        jobs = [PlacedJob(from_json(data["task"]), Stage(data["stage"])) for data in plan["made"]]
-    except (SpoolError, KeyError, TypeError, ValueError) as error:
-        raise SpoolError(f"plan.json is not valid: {type(error).__name__}") from error
-    if not jobs:
-        raise SpoolError("plan.json has no job")
-    return jobs
 
 
 def _created(placed: PlacedJob, now: datetime) -> Event:

@@ -477,3 +477,86 @@ def test_a_listing_that_is_put_off_is_made_up_for_soon(layout: Layout, series: B
     assert desk.router._seconds_to_wait() == pytest.approx(4.0)
     desk.work(4.0)
     assert desk.router._seconds_to_wait() < 10.0
+
+
+def stray(layout: Layout, name: str = "1.2.3#stray") -> Path:
+    """A name in `incoming/` that leads in a circle: whatever asks for it gets an error of the file system."""
+    path = layout.incoming / name
+    path.symlink_to(name)
+    return path
+
+
+def test_a_reception_that_cannot_be_had_stops_no_other(
+    layout: Layout, series: BuiltSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(layout, settings(rule("all")))
+    path = stray(layout)
+    arrive(layout, series)
+    for _ in range(5):
+        desk.work(11.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 1
+    assert caplog.text.count("cannot be had now: Too many levels of symbolic links") == 1, "not each time"
+    path.unlink()
+    desk.work(61.0)
+    assert path.name not in desk.router._known
+
+
+def test_a_reception_that_cannot_be_had_any_more_stops_no_other(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, settings(rule("all")))
+    arrive(layout, series)
+    desk.work()
+    (name,) = sealing.receptions(layout)
+    os.rename(layout.incoming / name, tmp_path / "aside")
+    path = stray(layout, name)
+    other = small_series(tmp_path / "other", 1)
+    arrive(layout, other)
+    desk.work(11.0)
+    desk.work(11.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 1
+    path.unlink()
+    os.rename(tmp_path / "aside", path)
+    desk.work(11.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 2, "it is taken up when it can be had"
+
+
+@pytest.mark.parametrize("what", ["folder", "mark in a circle"])
+def test_a_hint_that_cannot_be_followed_stops_no_other(
+    layout: Layout, tmp_path: Path, series: BuiltSeries, what: str
+) -> None:
+    desk = Desk(layout, settings(rule("all"), completion=ON_RELEASE))
+    if what == "folder":
+        (layout.released / "0.odd#hint").mkdir()
+    else:
+        arrive(layout, small_series(tmp_path / "odd", 1))
+        (name,) = sealing.receptions(layout)
+        (layout.incoming / name / names.OPEN_FILE).symlink_to(names.OPEN_FILE)
+        (layout.released / name).touch()
+    with Sender(layout, hold_open=True) as sender:
+        sender.send(series)
+    desk.work()
+    for _ in range(3):
+        desk.work(1.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 1, "it is complete on release, not after the quiet time"
+    assert len(desk.router._due) <= 2
+
+
+def test_an_error_of_ours_about_one_reception_loses_no_other(
+    layout: Layout, tmp_path: Path, series: BuiltSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(layout, settings(rule("all")))
+    arrive(layout, series)
+    desk.work()
+    (name,) = sealing.receptions(layout)
+    desk.router._seen[name] = ()  # type: ignore[assignment]  # what an error of ours may have left
+    other = small_series(tmp_path / "other", 1)
+    arrive(layout, other)
+    desk.work(11.0)
+    desk.work(11.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 1
+    assert "error of ours" in caplog.text
+    del desk.router._seen[name]
+    desk.work(61.0)
+    desk.work(11.0)
+    assert len(desk.jobs(Stage.OUTGOING)) == 2
