@@ -17,6 +17,7 @@ import pytest
 from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
 from tests.docker_engine import shared_engine
+from tests.fake_clock import FakeClock, Recorded
 from tests.peers import wait_until
 from tests.site_of_platform import Site, site
 from tests.small_disk import small_disk
@@ -24,7 +25,11 @@ from tests.small_disk import small_disk
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage
+from mercure.runners.docker import DockerRunner
+from mercure.services.processing_settings import ProcessorSettings
+from mercure.services.processor import Processor
 from mercure.spool import controls
+from mercure.spool.identity import data_id
 from mercure.spool.job_files import read_task
 
 COPY = 'for file in "$MERCURE_IN_DIR"/*.dcm; do cp "$file" "$MERCURE_OUT_DIR"; done'
@@ -249,7 +254,9 @@ def test_a_container_that_is_taken_up_has_the_time_that_is_left(tmp_path: Path, 
     assert time.monotonic() - began < 30
 
 
-def test_the_container_of_a_job_that_was_cancelled_meanwhile_is_ended(tmp_path: Path, series: BuiltSeries) -> None:
+def test_the_container_of_a_job_that_was_cancelled_meanwhile_is_ended_though_its_module_was_removed(
+    tmp_path: Path, series: BuiltSeries
+) -> None:
     place, folder = waiting_site(tmp_path, series, image('echo up > "$MERCURE_OUT_DIR/up"; sleep 600'))
     client = shared_engine().client
     label = {"label": f"mercure.job={folder.name}"}
@@ -259,8 +266,20 @@ def test_the_container_of_a_job_that_was_cancelled_meanwhile_is_ended(tmp_path: 
         first.wait(30)
     assert controls.cancel(place.layout, folder.name, datetime.now(UTC)) == "is cancelled"
     assert client.api.containers(filters=label)
-    with service(place):
-        wait_until(lambda: not client.api.containers(all=True, filters=label), "the container is removed")
+    clock = FakeClock()
+    runner = DockerRunner(data_id(place.layout), host=shared_engine().host)
+    after = Processor(place.layout, ProcessorSettings(runners={"docker": runner}), clock, Recorded())
+    after.step()
+
+    def is_ended() -> bool:
+        clock.advance(61.0)
+        after.step()
+        return not client.api.containers(all=True, filters=label)
+
+    try:
+        wait_until(is_ended, "the container is removed", interval=0.1)
+    finally:
+        runner.close()
 
 
 def test_a_process_dies_with_the_processor_and_the_job_runs_again(tmp_path: Path, series: BuiltSeries) -> None:

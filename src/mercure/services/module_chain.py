@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class ChainRun:
         """
         done, adopted = self._left_behind()
         if adopted is None:
-            self.clear()
+            for remove in self._removals():
+                remove()
             done = ()
         for number in range(len(done), len(self.steps)):
             done = (*done, self._step(number, done, adopted))
@@ -79,10 +81,24 @@ class ChainRun:
         return Processed(results, done)
 
     def clear(self) -> None:
-        """Remove what was only for the modules, after they have ended."""
-        self._step_file().unlink(missing_ok=True)
-        for name in (names.MODULE_INPUT, names.MODULE_OUTPUT):
-            remove_tree(self.folder / name)
+        """Remove what was only for the modules, after they have ended.
+
+        Does not raise, so that the job ends as it should: what cannot be removed now is removed with the job.
+        """
+        for remove in self._removals():
+            try:
+                remove()
+            except OSError as error:  # without the name of the file, which is the module's
+                log.error("job %s: what its modules left cannot be removed: %s", self.job.id, error.strerror)  # noqa: TRY400
+            except Exception:
+                log.exception("job %s: what its modules left cannot be removed, by an error of ours", self.job.id)
+
+    def _removals(self) -> tuple[Callable[[], None], ...]:
+        return (
+            partial(self._step_file().unlink, missing_ok=True),
+            partial(remove_tree, self.folder / names.MODULE_INPUT),
+            partial(remove_tree, self.folder / names.MODULE_OUTPUT),
+        )
 
     def _left_behind(self) -> tuple[tuple[StepPlan, ...], _Begun | None]:
         """Return the steps that an earlier service brought to their end, and the run of the next that still goes on."""
@@ -258,7 +274,7 @@ def _read_step(job_folder: Path) -> Mapping[str, Json]:
     """Read what stands in `.step`. Raises `SpoolError` when it is not there or damaged."""
     try:
         found = json.loads((job_folder / names.STEP_FILE).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpoolError("no step was begun") from error
     if not isinstance(found, dict) or not isinstance(found.get("gpus"), list) or "done" not in found:
         raise SpoolError("the note of the step that was begun is damaged")

@@ -64,6 +64,10 @@ class ProcessingSettlement:
         """Tell the journal that modules work on a job."""
         self._emit(EventKind.PROCESSING_STARTED, job)
 
+    def began_not(self, job: Job, why: str) -> None:
+        """Tell the journal that they do not after all, and the job waits on."""
+        self._emit(EventKind.PROCESSING_DEFERRED, job, detail=why)
+
     def settle(
         self,
         taken: Claim,
@@ -72,7 +76,7 @@ class ProcessingSettlement:
         run: ChainRun,
         settings: ProcessorSettings,
     ) -> bool:
-        """Bring a job to where it belongs after its modules. True when it waits for another attempt.
+        """Bring a job to where it belongs after its modules. True when it waits on: for another attempt, or service.
 
         Raises `OSError` or `SpoolError` when the disk does not take it; the job is read again later.
         """
@@ -94,6 +98,21 @@ class ProcessingSettlement:
         log.error("job %s went to error: %s", job.id, reason)
         self._emit(EventKind.PROCESSING_FAILED, job, detail=reason)
         self._emit(EventKind.JOB_SETTLED, job, detail=Stage.ERROR.value, count=len(job.instances))
+
+    def give_up(self, taken: Claim, reason: str) -> None:
+        """Move a job to `error/` that an error of ours stands in the way of, whether or not it can be read.
+
+        Raises whatever still stands in the way.
+        """
+        try:
+            job = taken.read()
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the job must come to rest
+            taken.fail_unreadable(reason, self._clock.now())
+            log.error("job %s went to error: %s", taken.id, reason)  # noqa: TRY400
+            return
+        self.fail(taken, job, reason)
 
     def odd(self, taken: Claim) -> bool:
         """Settle a job that no module can run: damaged, or finished by a processor that died before it was moved.

@@ -1,5 +1,6 @@
 """What jobs share while they are processed: places, GPUs, and the folders that modules keep between jobs."""
 
+import contextlib
 import fcntl
 import os
 from collections import Counter
@@ -63,7 +64,8 @@ class Slots:
         self._gpus.subtract(slot.gpus)
         self._count -= 1
         for lock in slot.locks:
-            os.close(lock)
+            with contextlib.suppress(OSError):  # a file server may complain; the lock is gone all the same
+                os.close(lock)
 
     def _is_full(self, spec: ModuleSpec) -> bool:
         return spec.max_parallel is not None and self._modules[spec.name] >= spec.max_parallel

@@ -10,11 +10,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mercure.core.clock import Clock
-from mercure.core.errors import CancelledError, MercureError, PermanentError, SpoolError, TransientError
+from mercure.core.errors import CancelledError, MercureError, PermanentError, TransientError
 from mercure.core.events import EventSink
 from mercure.core.processing import ModuleSpec
 from mercure.core.processing_steps import StepPlan
@@ -27,6 +27,8 @@ from mercure.services.processing_queue import Chain, ProcessingQueue
 from mercure.services.processing_settings import ProcessorSettings
 from mercure.services.processing_settlement import ProcessingSettlement, steps_of
 from mercure.services.processing_slots import Slot, Slots
+from mercure.services.processing_sweep import RunSweep
+from mercure.services.processing_troubles import MOST_FAULTS, Troubles
 from mercure.services.service import Bell
 from mercure.services.settlement import BY_OPERATOR, STOPPING
 from mercure.spool import layout as names
@@ -87,9 +89,9 @@ class Processor:
         self._mtime = 0
         self._control_mtime = 0
         self._scanned_at = float("-inf")
-        self._swept_at = float("-inf")
+        self._sweep = RunSweep(layout.processing, clock)
         self._next_settings: deque[ProcessorSettings] = deque(maxlen=1)
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles()
 
     def configure(self, settings: ProcessorSettings) -> None:
         """Follow new settings soon; jobs that run go on as they began. Callable from any thread."""
@@ -104,6 +106,7 @@ class Processor:
         """Process until `stop`; containers then go on and are taken up again, local processes are ended."""
         self._stopping.clear()
         sweep_removed(self._layout)
+        self._sweep.begin()
         self._queue.forget_all()
         self._scanned_at = float("-inf")
         bell = FolderBell((self._layout.processing, self._layout.jobs), self._bell.ring, changes=True)
@@ -123,6 +126,7 @@ class Processor:
             self._queue.forget_all()
         self._settle_ended()
         self._scan()
+        self._sweep.start_due(self._settings.runners.values())
         self._settle_odd()
         self._start_due()
 
@@ -153,43 +157,30 @@ class Processor:
             quiet = self._clock.now().timestamp() - mtime / 1e9 > _RACY_SECONDS
             self._mtime = mtime if quiet else 0
             self._queue.scan(self._active)
-            if moment - self._swept_at >= _FULL_SCAN_SECONDS:
-                self._swept_at = moment
-                threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-            self._troubles = {job_id: reason for job_id, reason in self._troubles.items() if job_id in self._queue}
+            self._troubles.keep_only(self._queue)
         self._queue.due(self._clock.now().timestamp())
-
-    def _sweep(self) -> None:
-        """Have the runs ended that belong to no job any more: cancelled or failed while nobody followed them."""
-        kinds = {spec.runner for spec in self._settings.modules.values()}
-        for kind, runner in self._settings.runners.items():
-            if kind in kinds:
-                with contextlib.suppress(MercureError):  # an engine that is away is asked again in a minute
-                    runner.sweep(lambda job_id: (self._layout.processing / job_id).is_dir())
 
     def _settle_odd(self) -> None:
         """Settle what cannot be processed: damaged jobs, and those that a processor which died had finished."""
-        while self._queue.odd:
-            job_id = self._queue.odd.pop()
+        odd, self._queue.odd = self._queue.odd, []
+        for job_id in odd:
             if job_id in self._active:
                 continue
             taken = self._claim(job_id)
             if taken is None:
                 self._later(job_id, _AGAIN_SECONDS)
                 continue
-            try:
+            with contextlib.closing(taken), self._guarded(taken, "settled"):
                 if self._settlement.odd(taken):
                     self._queue.read(job_id, self._clock.now().timestamp())
-            except (OSError, SpoolError) as error:
-                self._put_off(job_id, "settled", error)
-            finally:
-                taken.close()
+                else:
+                    self._troubles.over(job_id)
 
     def _claim(self, job_id: str) -> Claim | None:
         try:
             return claim(self._layout, Stage.PROCESSING, job_id)
-        except (SpoolError, OSError) as error:
-            self._complain(job_id, "claimed", error)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._troubles.note(job_id, "claimed", error)
             return None
 
     # -- starting ----------------------------------------------------------------------------------------------------
@@ -223,19 +214,24 @@ class Processor:
             self._later(job_id, _AGAIN_SECONDS)
             return True
         try:
+            return self._start_taken(taken, was_begun=was_begun)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._put_off(taken, "started", error)
+            taken.close()
+            return True
+
+    def _start_taken(self, taken: Claim, *, was_begun: bool) -> bool:
+        """Go on with a job that is claimed. What it raises puts the job off; the claim is with the run, or over."""
+        try:
             job = taken.read()
             steps, specs = steps_of(job, self._settings)
             slot = self._slots.take(specs, self._settings, gpus_begun_with(taken.folder) if was_begun else None)
         except PermanentError as error:
-            self._settle_failed(taken, error)
-            return True
-        except (SpoolError, OSError) as error:
-            taken.close()
-            self._put_off(job_id, "started", error)
+            self._settlement.fail(taken, taken.read(), str(error))
             return True
         if slot is None:
             taken.close()
-            self._queue.read(job_id, self._clock.now().timestamp())
+            self._queue.read(taken.id, self._clock.now().timestamp())
             return False
         self._begin(taken, job, steps, specs, slot)
         return True
@@ -254,8 +250,15 @@ class Processor:
         run = ChainRun(taken.folder, job, steps, specs, self._settings, slot.gpus, stopped, told)
         active = _Active(taken, job, slot, steps, run)
         self._active[job.id] = active
-        self._settlement.began(job)
-        threading.Thread(target=self._work, args=(active,), name=f"process-{job.id}", daemon=True).start()
+        try:
+            self._settlement.began(job)
+            _start_thread(lambda: self._work(active), f"process-{job.id}")
+        except BaseException as error:
+            del self._active[job.id]
+            self._slots.give_back(slot)
+            if isinstance(error, TransientError):
+                self._settlement.began_not(job, str(error))
+            raise
 
     def _work(self, active: _Active) -> None:
         """Run a job, on its own thread."""
@@ -281,37 +284,35 @@ class Processor:
             active = self._ended.popleft()
             del self._active[active.job.id]
             self._slots.give_back(active.slot)
-            try:
+            with contextlib.closing(active.claim), self._guarded(active.claim, "written down"):
                 waits = self._settlement.settle(active.claim, active.job, active.outcome, active.run, self._settings)
-            except (OSError, SpoolError) as error:
-                self._put_off(active.job.id, "written down", error)
-            else:
+                self._troubles.over(active.job.id)
                 if waits:
                     self._queue.read(active.job.id)
-            finally:
-                active.claim.close()
 
-    def _settle_failed(self, taken: Claim, error: PermanentError) -> None:
+    @contextlib.contextmanager
+    def _guarded(self, taken: Claim, what: str) -> Iterator[None]:
+        """Put a job off when something stands in its way, whatever it is: never may it stop the service."""
         try:
-            self._settlement.fail(taken, taken.read(), str(error))
-        except (OSError, SpoolError) as trouble:
-            self._put_off(taken.id, "settled", trouble)
-        finally:
+            yield
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._put_off(taken, what, error)
             taken.close()
 
     def _later(self, job_id: str, seconds: float) -> None:
         self._queue.read_later(job_id, self._clock.now().timestamp() + seconds)
 
-    def _complain(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
-        """Say what is wrong with a job once, not each time."""
-        reason = str(error.strerror if isinstance(error, OSError) else error)
-        if self._troubles.get(job_id) != reason:
-            log.error("job %s cannot be %s now: %s", job_id, what, reason)
-        self._troubles[job_id] = reason
-
-    def _put_off(self, job_id: str, what: str, error: OSError | SpoolError) -> None:
-        self._complain(job_id, what, error)
-        self._later(job_id, _TROUBLE_SECONDS)
+    def _put_off(self, taken: Claim, what: str, error: Exception) -> None:
+        """Try a job again later; end it when an error of ours stood in its way too often."""
+        if self._troubles.note(taken.id, what, error):
+            reason = f"internal error ({type(error).__name__}), {MOST_FAULTS} times: it cannot be {what}, see the log"
+            try:
+                self._settlement.give_up(taken, reason)
+            except Exception:
+                log.exception("job %s cannot be moved to error", taken.id)
+            else:
+                return
+        self._later(taken.id, _TROUBLE_SECONDS)
 
     def _end_running(self) -> None:
         self._stopping.set()
@@ -319,3 +320,11 @@ class Processor:
         while self._active and time.monotonic() < deadline:
             self._bell.wait(0.1)
             self._settle_ended()
+
+
+def _start_thread(work: Callable[[], None], name: str) -> None:
+    """Raises `TransientError` when the machine has no room for a thread: that says nothing about its job."""
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise TransientError(f"no thread can be started: {error}") from error
