@@ -15,7 +15,9 @@ class Exit(IntEnum):
     DATA_FOLDER = 4
     PORT = 5
     INTERNAL = 70
+    HUNG_UP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANINGS = {
@@ -28,7 +30,9 @@ MEANINGS = {
     Exit.DATA_FOLDER: "The data folder is missing, cannot be written to, or does not look as it must.",
     Exit.PORT: "A port cannot be opened.",
     Exit.INTERNAL: "An error of Mercure itself; `MERCURE_DEBUG=true` shows where.",
+    Exit.HUNG_UP: "Ended by SIGHUP, as `modules test` is when its terminal goes away; it leaves nothing behind.",
     Exit.INTERRUPTED: "Interrupted by Ctrl-C.",
+    Exit.TERMINATED: "`modules test` was ended by SIGTERM; it leaves nothing behind. The services end with 0 then.",
 }
 
 

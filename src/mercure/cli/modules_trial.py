@@ -28,7 +28,7 @@ from mercure.spool.module_folders import copy_file, lay_out_input, remove_tree
 from mercure.spool.module_results import is_dicom, output_files
 
 _LOG_BYTES = 64 << 10
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = {signal.SIGTERM: Exit.TERMINATED, signal.SIGHUP: Exit.HUNG_UP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _ended_by_signals() -> Iterator[Callable[[], None]]:
     def end(number: int, frame: FrameType | None) -> None:
         del frame
         end_no_more()
-        raise SystemExit(128 + number)
+        raise SystemExit(_SIGNALS[signal.Signals(number)])
 
     for number in caught:
         signal.signal(number, end)

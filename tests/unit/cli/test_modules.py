@@ -399,8 +399,8 @@ def test_a_folder_that_stays_is_an_empty_one_in_a_trial(site: Site, images: Path
     ("number", "status"),
     [
         (signal.SIGINT, Exit.INTERRUPTED),
-        (signal.SIGTERM, 128 + signal.SIGTERM),
-        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGTERM, Exit.TERMINATED),
+        (signal.SIGHUP, Exit.HUNG_UP),
     ],
 )
 def test_an_interrupted_trial_ends_the_module_and_clears_up(
