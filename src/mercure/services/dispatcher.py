@@ -156,9 +156,8 @@ class Dispatcher:
     def _settle_odd(self) -> None:
         """Settle the jobs that no target waits for: damaged ones, and those that a dead dispatcher had finished."""
         for job_id in self._queue.take_odd():
-            if job_id in self._jobs:
-                continue
-            taken = self._jobs.claim(job_id)
+            # What is being sent cannot be read just now: its other targets come back when it can.
+            taken = None if job_id in self._jobs else self._jobs.claim(job_id)
             if taken is None:
                 self._queue.read_later(job_id, self._jobs.again(job_id))
                 continue

@@ -1149,3 +1149,30 @@ def test_a_ledger_that_cannot_be_written_is_said_as_such(tmp_path: Path, caplog:
         ballast.unlink()
         desk.settle(60.0)
         assert desk.jobs(Stage.SUCCESS) == [job.id]
+
+
+def test_a_job_that_cannot_be_read_while_one_target_hangs_goes_on_at_the_others_later(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 << 20) as disk:
+        layout = Layout.under(disk)
+        layout.create()
+        hanging, other = Stubborn(), Stubborn()
+        desk = Desk(layout, {"hung": TargetSetup(hanging, PATIENT), "other": TargetSetup(other, PATIENT)})
+        job = make_job(layout, small_series(disk / "series", 1), "hung", "other")
+        desk.dispatcher.step()
+        assert hanging.sending.wait(30)
+        assert other.sending.wait(30)
+        with read_only_names(disk):
+            other.go_on.set()
+            desk.until(lambda: len(desk.dispatcher._jobs.runs()) == 1, "one has ended and cannot be written down")
+        task = layout.outgoing / job.id / names.TASK_FILE
+        content = task.read_bytes()
+        task.write_bytes(b"{")
+        desk.clock.advance(5.1)
+        desk.dispatcher.step()
+        task.write_bytes(content)
+        for _ in range(3):
+            desk.clock.advance(5.1)
+            desk.dispatcher.step()
+        assert desk.read(Stage.OUTGOING, job).deliveries[1].state is DeliveryState.COMPLETE
+        hanging.go_on.set()
+        desk.until(lambda: desk.jobs(Stage.SUCCESS), "the job has ended")
