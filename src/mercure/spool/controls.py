@@ -3,9 +3,11 @@
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
@@ -13,10 +15,12 @@ from mercure.core.task import FailStage, Job, Processing
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.jobs import Claim, claim
+from mercure.spool.kept import is_in_memory, kept_again_id, note_safe
 from mercure.spool.layout import Layout
-from mercure.spool.module_folders import remove_tree
 from mercure.spool.moves import move_job
+from mercure.spool.plans import PlacedJob, plan_of, write_plan
 from mercure.spool.sealing import new_seal_id
+from mercure.spool.trees import remove_tree
 
 _LONG_ID = 80
 """Ids grow with each retry; from here on a new one begins."""
@@ -52,14 +56,12 @@ def retry(layout: Layout, job_id: str, now: datetime, *, as_then: bool = False) 
             raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
         if job.fail_stage is FailStage.ROUTING:
             _check_instances(job)
-            _route_again(layout, taken, now)
+            _route_again(layout, taken, job, now)
             return "is routed again with the rules of now"
         if job.fail_stage is FailStage.PROCESSING:
             _check_instances(job)
-            remove_tree(taken.folder / names.RESULTS)
             again = replace(job.due_again(now), results=None, processing=Processing(uses_today=not as_then))
-            taken.commit(replace(again, fail_stage=None, reason="", settled_at=None), Stage.PROCESSING)
-            _mark(layout.control)
+            _process_again(layout, taken, replace(again, fail_stage=None, reason="", settled_at=None))
             return f"is processed again with the settings of {'then' if as_then else 'now'}"
         if not job.deliveries:
             raise SpoolError("the job names no target; it cannot be retried from here")
@@ -82,7 +84,7 @@ def route_by(layout: Layout, job_id: str, rule: str, now: datetime) -> str:
             raise SpoolError("only what was discarded or failed at routing can be routed again")
         _check_instances(job)
         taken.save(replace(job, forced_rule=rule, done=()))
-        _route_again(layout, taken, now)
+        _route_again(layout, taken, job, now)
     return f"is routed again by rule {rule!r}"
 
 
@@ -184,12 +186,35 @@ def _check_instances(job: Job) -> None:
         raise SpoolError("the job holds no instance; nothing of it can be sent")
 
 
-def _route_again(layout: Layout, taken: Claim, now: datetime) -> None:
-    """Make the job a sealed reception again, by one rename; the router finds it and plans what is not done yet."""
+def _process_again(layout: Layout, taken: Claim, job: Job) -> None:
+    """Have a job of `error/` processed from `received/`, as the given one."""
+    remove_tree(taken.folder / names.RESULTS)
+    if is_in_memory(layout):
+        # Memory is no place for the only copy: a router makes the job from the sealed folder, and keeps that.
+        _seal_again(layout, taken, job, kept_again_id(taken.id), plan_of([PlacedJob(job, Stage.PROCESSING)]))
+    else:
+        taken.commit(job, Stage.PROCESSING)
+    _mark(layout.control)
+
+
+def _route_again(layout: Layout, taken: Claim, job: Job, now: datetime) -> None:
+    """Make the job a sealed reception again; the router finds it and plans what is not done yet."""
     # The id follows from that of the job: what a crash left of an earlier try is found and replaced.
-    seal_id = f"{taken.id}-r" if len(taken.id) < _LONG_ID else new_seal_id(now)
+    seal_id = kept_again_id(taken.id) if len(taken.id) < _LONG_ID else new_seal_id(now)
+    _seal_again(layout, taken, job, seal_id)
+
+
+def _seal_again(layout: Layout, taken: Claim, job: Job, seal_id: str, plan: Mapping[str, Any] | None = None) -> None:
+    """Move the job among the sealed receptions, by one rename, with the plan that is followed, or to be planned."""
     if (layout.sealed / seal_id).exists():
         raise SpoolError("the job is being routed again already")
+    taken.clear_of_modules(job)
+    if plan is None:
+        (taken.folder / names.PLAN_FILE).unlink(missing_ok=True)  # of an earlier try that was cut off
+    else:
+        write_plan(taken.folder, plan)
+    # What is kept of the series since it came must not bring back the job as it was then.
+    note_safe(layout, taken.id)
     move_job(taken.folder, layout.sealed / seal_id, taken.stage)
     fsync_folder(layout.sealed)
     fsync_folder(layout.stage(taken.stage))

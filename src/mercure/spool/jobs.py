@@ -19,8 +19,10 @@ from mercure.core.task import FailStage, Job, SeriesInfo
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, give_to_owner
 from mercure.spool.job_files import read_task, write_error_log, write_task
+from mercure.spool.kept import note_safe
 from mercure.spool.layout import Layout
 from mercure.spool.moves import finish_move, move_job, remove_job
+from mercure.spool.trees import remove_tree
 
 
 class Claim:
@@ -86,9 +88,13 @@ class Claim:
         write_task(self.folder, job)
 
     def commit(self, job: Job, to: Stage) -> None:
-        """Write down the job and move it to another stage. Durable when it returns; the claim is over."""
+        """Write down the job and move it to another stage. Durable when it returns; the claim is over.
+
+        What was there for modules only does not go along.
+        """
         self.save(job)
         self._clear_marks()
+        self.clear_of_modules(job)
         target = self._layout.stage(to) / self.id
         if not target.exists():
             move_job(self.folder, target, self.stage)
@@ -98,7 +104,22 @@ class Claim:
             raise SpoolError(f"there is a job {self.id} in {to.value} already")
         for stage in (to, self.stage):
             fsync_folder(self._layout.stage(stage))
+        if self.stage is Stage.PROCESSING:
+            with contextlib.suppress(OSError):  # it has moved in any case; the router will see where it stands
+                note_safe(self._layout, self.id)
         self.close()
+
+    def clear_of_modules(self, job: Job) -> None:
+        """Forget the step that was begun, and remove input and output of modules as far as that is possible.
+
+        A note of an old step would make a job that is processed anew look begun. What an existing installation left of
+        a job that names no instances stays: they may be in there.
+        """
+        for name in (names.STEP_FILE, f"{names.STEP_FILE}.new"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in (names.MODULE_INPUT, names.MODULE_OUTPUT) if job.instances else ():
+            with contextlib.suppress(OSError):
+                remove_tree(self.folder / name)
 
     def defer(self, job: Job) -> None:
         """Write down the job and leave it where it is for a later attempt; the claim is over."""

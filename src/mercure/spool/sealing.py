@@ -18,7 +18,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,10 +28,27 @@ from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.core.task import Job
 from mercure.spool import layout as names
-from mercure.spool.durable import fsync_folder, is_volatile, link_or_copy, move_folder, write_durably
+from mercure.spool import plans
+from mercure.spool.durable import fsync_folder, link_or_copy, move_folder
 from mercure.spool.job_files import read_task, write_error_log, write_task
+from mercure.spool.kept import KeptSeries, is_in_memory
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.moves import finish_move
+from mercure.spool.plans import PlacedJob
+from mercure.spool.trees import copy_entry, copy_tree, remove_tree
+
+__all__ = [
+    "Contents",
+    "PlacedJob",
+    "SealOutcome",
+    "Sealed",
+    "last_arrival",
+    "make_folders",
+    "new_seal_id",
+    "open_sealed",
+    "receptions",
+    "seal",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +64,7 @@ class Contents:
     """Why origin and study are not known, when `reception.json` is damaged: no rule may be asked then."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedJob:
-    """A job and the stage that it is created in."""
-
-    job: Job
-    stage: Stage
+_OF_MODULES = (names.MODULE_LOGS, names.RESULTS, f".{names.RESULTS}", names.MODULE_INPUT, names.MODULE_OUTPUT)
 
 
 class Sealed:
@@ -110,24 +121,14 @@ class Sealed:
             return None
 
     def read_plan(self) -> Mapping[str, Any] | None:
-        """Return the stored plan, or None when there is none yet."""
-        try:
-            with open(self.folder / names.PLAN_FILE, "rb") as file:
-                plan = json.load(file)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise SpoolError("plan.json is no JSON") from error
-        if not isinstance(plan, dict):
-            raise SpoolError("plan.json is no object")
-        return plan
+        """Return the stored plan, or None when there is none yet. Raises `SpoolError` when it is damaged."""
+        return plans.read_plan(self.folder)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Store the plan. Its content is durable when it returns, its name no later than that of any job."""
-        content = json.dumps(plan, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         # Names become durable in their order on one file system only.
         elsewhere = any(self._is_elsewhere(stage) for stage in Stage)
-        write_durably(self.folder / names.PLAN_FILE, content, fsync_name=elsewhere)
+        plans.write_plan(self.folder, plan, fsync_name=elsewhere)
 
     def create_jobs(self, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
         """Make the jobs of the plan, and remove the sealed folder. Returns those that were made now.
@@ -136,52 +137,51 @@ class Sealed:
         one; then nothing is lost, and the same call can be made again.
 
         When a job begins in a `processing/` that a restart of the machine empties, the sealed folder stays until the
-        job has come to another stage, and the same call then removes it.
+        job has come to another stage, and the same call then removes it (see `kept`).
         """
-        if any(placed.stage is Stage.PROCESSING for placed in jobs) and self._is_in_memory():
-            return self._create_and_keep(jobs, resumed=resumed)
-        made = []
-        for placed in jobs[:-1]:
-            if not (resumed and self._exists(placed)):
-                self._link_job(placed, resumed=resumed)
-                made.append(placed)
+        kept = KeptSeries(self._layout, self.folder)
+        begins_in_memory = any(placed.stage is Stage.PROCESSING for placed in jobs) and is_in_memory(self._layout)
+        if self.received.exists() and (kept.was_begun or begins_in_memory):
+            return self._create_and_keep(kept, jobs, resumed=resumed)
+        made: list[PlacedJob] = []
         last = jobs[-1]
         if not (resumed and self._is_made(last)):
+            for placed in jobs[:-1]:
+                if not (resumed and self._exists(placed)):
+                    self._link_job(placed, resumed=resumed)
+                    made.append(placed)
             self._move_job(last)
             made.append(last)
         elif self._is_elsewhere(last.stage):  # it was copied whole, and a crash came before all of the source was gone
-            shutil.rmtree(self.received, ignore_errors=True)
+            remove_tree(self.received)
         self.remove()
         return made
 
-    def _create_and_keep(self, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
-        made = [placed for placed in jobs if not (resumed and self._exists(placed))]
-        for placed in made:
-            self._link_job(placed, resumed=resumed)
-        if all(self._is_safe(placed) for placed in jobs):
-            shutil.rmtree(self.received)
+    def _create_and_keep(self, kept: KeptSeries, jobs: Sequence[PlacedJob], *, resumed: bool) -> list[PlacedJob]:
+        kept.begin()
+        made: list[PlacedJob] = []
+        try:
+            for placed in kept.missing(jobs) if resumed else jobs:
+                self._link_job(placed, resumed=resumed)
+                made.append(placed)
+        finally:
+            kept.note_made(jobs, made)
+        if kept.are_safe(jobs):
+            remove_tree(self.received)
             self.remove()
         self.close()
         return made
-
-    def _is_in_memory(self) -> bool:
-        """Whether a restart of the machine empties `processing/`, which may lie on a tmpfs."""
-        try:
-            return self._is_elsewhere(Stage.PROCESSING) and is_volatile(self._layout.processing)
-        except FileNotFoundError:
-            return False  # said by whoever needs the folder
-
-    def _is_safe(self, placed: PlacedJob) -> bool:
-        """Whether a job stands where a restart of the machine leaves it."""
-        return any((self._layout.stage(one) / placed.job.id).exists() for one in Stage if one is not Stage.PROCESSING)
 
     def remove(self) -> None:
         """Remove the sealed folder. Raises `OSError` when it still holds an instance: those are never removed here."""
         for folder in (self.received, self.folder):
             with contextlib.suppress(FileNotFoundError):
-                for entry in os.listdir(folder):
+                # The plan goes last: what is left without it would be planned anew.
+                for entry in sorted(os.listdir(folder), key=lambda name: name == names.PLAN_FILE):
                     path = folder / entry
-                    if not entry.endswith(".dcm") and not path.is_dir():
+                    if entry in _OF_MODULES and folder == self.folder:  # of the job that this was before
+                        remove_tree(path)
+                    elif not entry.endswith(".dcm") and not path.is_dir():
                         os.unlink(path)
                 os.rmdir(folder)
         self.close()
@@ -191,9 +191,12 @@ class Sealed:
 
     def _link_job(self, placed: PlacedJob, *, resumed: bool) -> None:
         if resumed:  # a copy in it may have been cut off by the crash
-            shutil.rmtree(self._draft_folder(placed), ignore_errors=True)
+            remove_tree(self._draft_folder(placed))
         self._draft(placed)
         self._link_instances(placed)
+        earlier = self.earlier_job()
+        if earlier and earlier.id == placed.job.id:
+            self._copy_history(self._draft_folder(placed))
         self._publish(placed)
 
     def _move_job(self, placed: PlacedJob) -> None:
@@ -202,8 +205,16 @@ class Sealed:
         if not received.exists():
             move_folder(self.received, received)
         elif self.received.exists():  # copied to another file system, and then a crash: the copy is whole
-            shutil.rmtree(self.received)
+            remove_tree(self.received)
         self._publish(placed)
+
+    def _copy_history(self, folder: Path) -> None:
+        """Give a job that is made anew from itself what was written about it, and the hold of an operator."""
+        for name in (names.ERROR_LOG, names.LEDGER_FILE, names.JOB_HOLD_FILE):
+            with contextlib.suppress(FileNotFoundError):
+                copy_entry(self.folder / name, folder / name)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            copy_tree(self.folder / names.MODULE_LOGS, folder / names.MODULE_LOGS)
 
     def _draft(self, placed: PlacedJob) -> None:
         folder = self._draft_folder(placed)

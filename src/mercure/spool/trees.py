@@ -115,6 +115,8 @@ def copy_tree(source: Path, target: Path) -> tuple[list[str], list[str]]:
     Raises `SpoolError` for what no job folder holds (devices, pipes, sockets, folders deeper than 100), and `OSError`.
     Nothing is durable, and what was copied so far stays: the caller removes it.
     """
+    if not stat.S_ISDIR(os.lstat(source).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     files: list[str] = []
     folders: list[str] = []
     pending = [("", 0)]
@@ -131,15 +133,16 @@ def copy_tree(source: Path, target: Path) -> tuple[list[str], list[str]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((path, depth + 1))
                 else:
-                    _copy_file(entry, os.path.join(target, path))
+                    copy_entry(entry.path, os.path.join(target, path))
                     files.append(os.path.join(target, path))
     for copy in reversed(folders):
         shutil.copystat(os.path.join(source, os.path.relpath(copy, target)), copy)
     return files, folders
 
 
-def _copy_file(entry: "os.DirEntry[str]", target: str) -> None:
-    mode = entry.stat(follow_symlinks=False).st_mode
+def copy_entry(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a regular file, or a link as a link. Raises `SpoolError` for anything else, and `OSError`."""
+    mode = os.lstat(source).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise SpoolError("the job holds something that is neither a file nor a folder and cannot be copied")
-    shutil.copy2(entry.path, target, follow_symlinks=False)
+    shutil.copy2(source, target, follow_symlinks=False)

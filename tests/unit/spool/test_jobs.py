@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -289,3 +290,42 @@ def test_a_damaged_job_of_an_existing_installation_keeps_its_instances_in_error(
     taken.fail_unreadable("task.json is no JSON", NOW)
     assert len(read_task(layout.error / "4f1c-old").instances) == len(series.files)
     assert len(list((layout.error / "4f1c-old" / "received").glob("*.dcm"))) == len(series.files)
+
+
+@pytest.mark.parametrize("to", [Stage.OUTGOING, Stage.SUCCESS, Stage.ERROR])
+def test_what_was_for_modules_only_does_not_leave_with_the_job(layout: Layout, series: BuiltSeries, to: Stage) -> None:
+    job = make_job(layout, series, stage=Stage.PROCESSING)
+    folder = layout.processing / job.id
+    for name in ("in", "out", "logs"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("x")
+    os.chmod(folder / "out", 0)
+    (folder / names.STEP_FILE).write_text("{}")
+    taken = claim(layout, Stage.PROCESSING, job.id)
+    assert taken is not None
+    taken.commit(job, to)
+    left = {path.name for path in (layout.stage(to) / job.id).iterdir()}
+    assert left == {"received", "logs", names.TASK_FILE, names.LOCK_FILE}
+
+
+def test_a_job_that_waits_for_its_engine_keeps_the_note_of_the_step_that_it_began(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, stage=Stage.PROCESSING)
+    (layout.processing / job.id / names.STEP_FILE).write_text("{}")
+    taken = claim(layout, Stage.PROCESSING, job.id)
+    assert taken is not None
+    taken.defer(job)
+    assert (layout.processing / job.id / names.STEP_FILE).exists()
+
+
+def test_what_an_existing_installation_left_of_a_job_without_instances_goes_along(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = replace(make_job(layout, series, stage=Stage.PROCESSING), instances=())
+    (layout.processing / job.id / "in").mkdir()
+    (layout.processing / job.id / "in" / "1.2#3.dcm").write_text("x")
+    taken = claim(layout, Stage.PROCESSING, job.id)
+    assert taken is not None
+    taken.fail(job, FailStage.PROCESSING, "it ran when the other system was stopped", NOW)
+    assert (layout.error / job.id / "in" / "1.2#3.dcm").read_text() == "x"

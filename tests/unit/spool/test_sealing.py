@@ -19,6 +19,7 @@ from mercure.spool import layout as names
 from mercure.spool.job_files import read_task
 from mercure.spool.layout import Layout
 from mercure.spool.sealing import Contents, PlacedJob, Sealed
+from mercure.spool.trees import remove_tree
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -413,7 +414,7 @@ def test_while_a_job_stands_in_memory_only_the_sealed_originals_stay(layout: Lay
         assert sealed.create_jobs(jobs, resumed=False) == jobs
         assert len(os.listdir(received(layout, Stage.PROCESSING, jobs[0].job.id))) == 4
         for path in memory.iterdir():  # the machine is restarted
-            shutil.rmtree(path)
+            remove_tree(path)
         (again,) = sealing.open_sealed(layout)
         assert again.create_jobs(jobs, resumed=True) == jobs[:1]
         assert read_task(layout.processing / jobs[0].job.id) == jobs[0].job
