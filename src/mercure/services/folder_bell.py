@@ -36,8 +36,14 @@ class FolderBell:
         for folder in folders:
             with contextlib.suppress(OSError):
                 self._inotify.add_watch(folder, _CHANGES if changes else _APPEARS)
-        self._thread = threading.Thread(target=self._listen, name="folder-bell", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._listen, name="folder-bell", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.warning("no folder notifications (%s): services look at their scan intervals", error)
+            self._inotify.close()
+            return
+        self._thread = thread
 
     def close(self) -> None:
         """Stop watching."""

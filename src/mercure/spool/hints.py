@@ -27,9 +27,10 @@ def is_released(layout: Layout, reception: str) -> bool:
 def released_hints(layout: Layout) -> dict[str, float]:
     """Return the receptions for which an association said its end, with the time (seconds since the epoch)."""
     hints = {}
-    for entry in os.scandir(layout.released):
-        with contextlib.suppress(FileNotFoundError):
-            hints[entry.name] = entry.stat().st_mtime
+    with os.scandir(layout.released) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # without it, the quiet time decides
+                hints[entry.name] = entry.stat(follow_symlinks=False).st_mtime
     return hints
 
 

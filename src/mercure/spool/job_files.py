@@ -63,8 +63,12 @@ class Ledger:
         """Open for appending; made when missing. A line that a crash cut off gets its end, so that ours is whole."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(folder / names.LEDGER_FILE, flags, 0o640)
-        size = os.fstat(self._descriptor).st_size
-        self._is_cut_off = bool(size) and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        try:
+            size = os.fstat(self._descriptor).st_size
+            self._is_cut_off = bool(size) and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        except BaseException:
+            self.close()
+            raise
 
     def record(self, target: str, result: InstanceResult) -> None:
         """Append a line. Raises `OSError`; the next line stands by itself all the same."""

@@ -90,3 +90,17 @@ def test_a_system_without_notifications_is_said_once_and_works_by_scans(
     bell = FolderBell((tmp_path,), Counter().ring)
     bell.close()
     assert "no folder notifications (Too many open files)" in caplog.text
+
+
+def test_without_room_for_a_thread_nothing_rings_and_nothing_stays_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    stack = threading.stack_size(1 << 46)
+    try:
+        bell = FolderBell((tmp_path,), lambda: None)
+    finally:
+        threading.stack_size(stack)
+    bell.close()
+    assert "no folder notifications" in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == before
