@@ -116,7 +116,7 @@ class Claim:
         a job that names no instances stays: they may be in there.
         """
         for name in (names.STEP_FILE, f"{names.STEP_FILE}.new"):
-            (self.folder / name).unlink(missing_ok=True)
+            remove_tree(self.folder / name)
         for name in (names.MODULE_INPUT, names.MODULE_OUTPUT) if job.instances else ():
             with contextlib.suppress(OSError):
                 remove_tree(self.folder / name)

@@ -329,3 +329,17 @@ def test_what_an_existing_installation_left_of_a_job_without_instances_goes_alon
     assert taken is not None
     taken.fail(job, FailStage.PROCESSING, "it ran when the other system was stopped", NOW)
     assert (layout.error / job.id / "in" / "1.2#3.dcm").read_text() == "x"
+
+
+def test_a_job_with_folders_within_folders_beyond_any_path_is_swept_away(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR)
+    here = os.open(layout.error / job.id, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+    os.rename(layout.error / job.id, layout.error / f".{job.id}.gone")  # a crash came while it was removed
+    sweep_removed(layout)
+    assert list(layout.error.iterdir()) == []
