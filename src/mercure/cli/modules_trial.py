@@ -25,7 +25,7 @@ from mercure.services.module_output import identify, tags_for_module
 from mercure.services.module_run import Watch, check_output, describe_exit, follow_run
 from mercure.spool import layout as names
 from mercure.spool.module_folders import copy_file, lay_out_input, remove_tree
-from mercure.spool.module_results import is_dicom, output_files
+from mercure.spool.module_results import MAXIMUM_DEPTH, is_dicom, output_files
 
 _LOG_BYTES = 64 << 10
 _SIGNALS = {signal.SIGTERM: Exit.TERMINATED, signal.SIGHUP: Exit.HUNG_UP}
@@ -266,11 +266,16 @@ def _series_made(folder: Path, paths: Sequence[str]) -> Iterator[Series]:
 
 
 def _hand_over(made: Path, output: Path) -> None:
-    """Give the folders and regular files that were made to the caller; nothing else is followed, read or kept."""
+    """Give the folders and regular files that were made to the caller; nothing else is followed, read or kept.
+
+    Folders deeper than any that the processor takes are left out.
+    """
     for place, folders, files in os.walk(made):
-        into = output / os.path.relpath(place, made)
+        below = Path(place).relative_to(made)
+        into = output / below
         into.mkdir(parents=True, exist_ok=True)
-        folders[:] = [name for name in folders if not os.path.islink(os.path.join(place, name))]
+        deep = len(below.parts) > MAXIMUM_DEPTH
+        folders[:] = [] if deep else [name for name in folders if not os.path.islink(os.path.join(place, name))]
         for name in files:
             if stat.S_ISREG(os.lstat(os.path.join(place, name)).st_mode):
                 shutil.move(os.path.join(place, name), into / name)

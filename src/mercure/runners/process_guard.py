@@ -196,9 +196,9 @@ class Guard:
         except OSError:
             pass
         if os.path.isdir(self._order["folder"]):
-            import shutil  # noqa: PLC0415 - takes time to import, and is hardly ever needed
+            from mercure.spool.trees import remove_tree  # noqa: PLC0415 - takes time to import, and is hardly needed
 
-            shutil.rmtree(self._order["folder"], ignore_errors=True)
+            _try(remove_tree, self._order["folder"])
 
 
 def _try(call: "Callable[..., object]", *arguments: object) -> None:

@@ -19,7 +19,9 @@ from mercure.spool.trees import remove_tree
 
 _MAXIMUM_FILES = 200_000
 _MAXIMUM_PATH_BYTES = 1024
-_MAXIMUM_DEPTH = 64
+MAXIMUM_DEPTH = 64
+"""Folders within folders that a module may make."""
+
 _TOO_DEEP = "the module made folders within folders too deep to follow"
 _DRAFT = ".results"
 _PREFIX_END = 132
@@ -50,7 +52,7 @@ def open_up(folder: Path) -> None:
             for entry in entries:
                 mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
                 if entry.is_dir(follow_symlinks=False):
-                    if depth > _MAXIMUM_DEPTH:
+                    if depth > MAXIMUM_DEPTH:
                         raise PermanentError(_TOO_DEEP)
                     if mode & 0o700 != 0o700:
                         os.chmod(entry.path, mode | 0o700)
@@ -113,7 +115,7 @@ def _walk(
             for entry in entries:
                 path = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path.count("/") > _MAXIMUM_DEPTH:
+                    if path.count("/") > MAXIMUM_DEPTH:
                         raise PermanentError(_TOO_DEEP)
                     pending.append((entry.path, path + "/"))
                 else:

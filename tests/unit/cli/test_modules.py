@@ -354,6 +354,25 @@ def test_a_link_in_the_output_is_never_handed_over(site: Site, images: Path, tmp
     assert os.listdir(output) == ["good"]
 
 
+def test_folders_deeper_than_any_path_are_told_and_cleared_up(site: Site, images: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    deep = "\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')"
+    with_modules(site, deep=python(f"import os\nos.chdir(os.environ['MERCURE_OUT_DIR']){deep}"))
+    answer = subprocess.run(
+        [*COMMAND, "modules", "test", "deep", "--input", str(images), "--output", str(tmp_path / "made")],
+        env={**os.environ, **site.environment, "TMPDIR": str(work)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert answer.returncode == Exit.FAILED
+    assert "too deep" in answer.stderr
+    assert os.listdir(tmp_path / "made") == ["d"]
+    assert not os.listdir(work)
+
+
 def test_the_end_of_a_long_log_is_shown_and_cannot_control_the_terminal(site: Site, images: Path) -> None:
     with_modules(site, loud=python("for n in range(50000): print('line', n)\nprint('\\x1b[31m  red')"))
     answer = site("modules", "test", "loud", "--input", images)

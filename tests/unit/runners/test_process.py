@@ -396,7 +396,10 @@ def test_runs_leave_neither_descriptors_nor_processes(runner: ProcessRunner, pla
 
 
 def test_a_service_that_dies_leaves_nothing_even_before_the_next_one_starts(place: Place) -> None:
-    text = f'{HOLD} echo "$TMPDIR" >"$MERCURE_OUT_DIR/new"; mv "$MERCURE_OUT_DIR/new" "$MERCURE_OUT_DIR/folder"; {STAY}'
+    text = (
+        f"{HOLD} cd $TMPDIR; for n in $(seq 1500); do mkdir d; cd -P d; done;"
+        f' echo "$TMPDIR" >"$MERCURE_OUT_DIR/new"; mv "$MERCURE_OUT_DIR/new" "$MERCURE_OUT_DIR/folder"; {STAY}'
+    )
     arguments = [sys.executable, "-m", "tests.contract.service_that_dies", "process", str(place.folder), text]
     with subprocess.Popen(arguments, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE) as service:
         wait_until((place.made / "folder").exists, "the module runs", seconds=SECONDS)
