@@ -6,6 +6,7 @@ the tests. An engine that cannot be had is an error that says what is missing, n
 
 import atexit
 import functools
+import gc
 import io
 import os
 import re
@@ -110,6 +111,14 @@ def shared_engine() -> Engine:
 def engine_fixture() -> Engine:
     """The engine that the tests share."""
     return shared_engine()
+
+
+@pytest.fixture(name="nothing_is_left_open")
+def nothing_is_left_open_fixture() -> Iterator[None]:
+    """What a test leaves open is closed by the collector, with a warning, which is an error: of this test, no later."""
+    gc.collect()
+    yield
+    gc.collect()
 
 
 @contextmanager

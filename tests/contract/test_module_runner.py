@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from tests.contract.runners import HOLD, INSTANCE, KINDS, SECONDS, Kind, Place, ended, in_thread, run_through, running
+from tests.docker_engine import nothing_is_left_open_fixture
 from tests.peers import wait_until
 
 from mercure.core.errors import PermanentError
 from mercure.core.processing import Limits, ModuleRunner
+
+__all__ = ["nothing_is_left_open_fixture"]
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 ROOT = Path(__file__).parents[2]
 ODD = (

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.docker_engine import Engine, OwnEngine, engine_fixture, own_engine
+from tests.docker_engine import Engine, OwnEngine, engine_fixture, nothing_is_left_open_fixture, own_engine
 from tests.peers import wait_until
 
 from mercure.core.errors import JobError, PermanentError, TransientError
 from mercure.core.processing import Limits, ModuleSpec, Running, RunOrder
 from mercure.runners.docker import DockerRunner
 
-__all__ = ["engine_fixture"]
+__all__ = ["engine_fixture", "nothing_is_left_open_fixture"]
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 SECONDS = 60.0
 DATA = "data-of-the-test"

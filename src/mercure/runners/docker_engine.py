@@ -4,8 +4,6 @@ Nothing here needs the engine, or the SDK, before the first call: a service star
 """
 
 import http.client
-import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +33,6 @@ class DockerEngine:
     def __init__(self, host: str = "", *, timeout_seconds: float = 60.0) -> None:
         """`host` is as in DOCKER_HOST; empty: that variable and its companions, or the local socket."""
         self._host = host
-        self._socket = _socket_path(host or os.environ.get("DOCKER_HOST", ""))
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._client: Any = None
@@ -47,33 +44,24 @@ class DockerEngine:
         Raises `EngineAwayError`, `MissingError`, `ConflictError`, `PermanentError` for other refusals, and
         `TransientError` when the engine itself failed.
         """
-        docker, requests = _libraries()
+        docker, broken = _libraries()
         try:
-            self._reach()
-            yield self._connected(docker)
+            client = self._connected(docker)
+            with client.closing_on_failure():
+                yield client
         except docker.errors.APIError as error:
             raise refusal(what, error.status_code or 500, str(error.explanation or "")) from None
-        except (
-            docker.errors.DockerException,
-            requests.exceptions.RequestException,
-            http.client.HTTPException,
-            OSError,
-        ) as error:
+        except broken as error:
             self.close()
             raise EngineAwayError(f"{what}: the Docker engine does not answer ({type(error).__name__})") from None
-
-    def _reach(self) -> None:
-        """Raise `OSError` when nothing listens: the SDK would leave a socket open each time that it cannot connect."""
-        if self._socket:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(self._timeout_seconds)
-                probe.connect(self._socket)
 
     def _connected(self, docker: Any) -> Any:
         with self._lock:
             if self._client is None:
                 where = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
-                self._client = docker.APIClient(
+                from mercure.runners.docker_client import EngineClient  # noqa: PLC0415 - it loads the SDK
+
+                self._client = EngineClient(
                     **where, version="auto", timeout=self._timeout_seconds, max_pool_size=_CONNECTIONS
                 )
             return self._client
@@ -121,17 +109,19 @@ def remove_container(engine: DockerEngine, container: str) -> None:
         api.remove_container(container, force=True, v=True)
 
 
-def _socket_path(host: str) -> str:
-    """Return the local socket of an engine, or "" when it is reached by network."""
-    if not host:
-        return "/var/run/docker.sock"
-    return host.partition("://")[2] if host.startswith(("unix://", "http+unix://")) else ""
-
-
-def _libraries() -> tuple[Any, Any]:
+def _libraries() -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return the SDK, and the errors that it lets through when an engine breaks off."""
     try:
         import docker  # noqa: PLC0415 - a service without Docker modules never loads it
         import requests  # noqa: PLC0415
+        import urllib3  # noqa: PLC0415
     except ImportError:
         raise PermanentError("the Python package 'docker' is not installed") from None
-    return docker, requests
+    return docker, (
+        docker.errors.DockerException,
+        docker.errors.StreamParseError,
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+        http.client.HTTPException,
+        OSError,
+    )

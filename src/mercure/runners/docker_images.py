@@ -69,8 +69,7 @@ class Images:
         except MissingError:
             if policy == "never":
                 raise PermanentError(f"image {name} is not on this machine, and may not be pulled") from None
-        self.pull(name)
-        return self._inspect(name)
+        return self.pull(name)
 
     def pull(self, name: str) -> LocalImage:
         """Ask the registry for this image now. Raises as `get` does."""
@@ -79,7 +78,10 @@ class Images:
         with entry.lock:
             self._pull(name)
             entry.at = time.monotonic()
-        return self._inspect(name)
+        try:
+            return self._inspect(name)
+        except MissingError:  # An engine that is shut down ends a pull as if it were whole.
+            raise TransientError(f"pulling image {name}: it is not there after the pull") from None
 
     def _renew(self, name: str) -> None:
         """Pull unless that was tried within the hour; a failure counts as tried when the image is here."""
