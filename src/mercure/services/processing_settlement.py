@@ -1,7 +1,7 @@
 """How jobs leave the processor: on to their targets, done, failed, or back to wait."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mercure.core.clock import Clock
@@ -22,32 +22,41 @@ log = logging.getLogger(__name__)
 _ASKS = "a module asks for a notification"
 
 
+def planned_steps(job: Job, settings: ProcessorSettings) -> tuple[StepPlan, ...]:
+    """Return the steps that a job was made with, or those of today when an operator wants them.
+
+    Raises `SpoolError` when the job is damaged.
+    """
+    steps = steps_from(job.process)
+    today = settings.rules.get(job.applied_rule)
+    return today.steps if job.processing.uses_today and today is not None and today.steps else steps
+
+
 def steps_of(job: Job, settings: ProcessorSettings) -> tuple[tuple[StepPlan, ...], tuple[ModuleSpec, ...]]:
     """Return the steps of a job and the modules that run them, as both are by now.
 
-    The steps are those that the job was made with, unless an operator wants those of today. Raises `PermanentError`
-    when a module is gone or cannot be used, or there is nothing to process, `SpoolError` when the job is damaged.
+    Raises `PermanentError` when a module is gone or cannot be used, or there is nothing to process, `SpoolError` when
+    the job is damaged.
     """
     if not job.instances:
         raise PermanentError("the job holds no instance in received/")
-    steps = steps_from(job.process)
-    today = settings.rules.get(job.applied_rule)
-    if job.processing.uses_today and today is not None and today.steps:
-        steps = today.steps
+    steps = planned_steps(job, settings)
+    return steps, specs_of([step.module for step in steps], settings)
+
+
+def specs_of(modules: Sequence[str], settings: ProcessorSettings) -> tuple[ModuleSpec, ...]:
+    """Return what runs these modules. Raises `PermanentError` when one is gone, or can never run here as it is."""
     specs = []
-    for step in steps:
-        spec = settings.modules.get(step.module)
+    for module in modules:
+        spec = settings.modules.get(module)
         if spec is None:
-            why = settings.unusable.get(step.module, "is not in the configuration")
-            raise PermanentError(f"module {step.module!r} {why}")
+            raise PermanentError(f"module {module!r} {settings.unusable.get(module, 'is not in the configuration')}")
         if spec.runner not in settings.runners:
-            raise PermanentError(f"module {step.module!r} needs the runner {spec.runner}, which is not there")
+            raise PermanentError(f"module {module!r} needs the runner {spec.runner}, which is not there")
         if spec.gpu_count > len(settings.gpus):
-            raise PermanentError(
-                f"module {step.module!r} needs {spec.gpu_count} GPUs, and there are {len(settings.gpus)}"
-            )
+            raise PermanentError(f"module {module!r} needs {spec.gpu_count} GPUs, and there are {len(settings.gpus)}")
         specs.append(spec)
-    return steps, tuple(specs)
+    return tuple(specs)
 
 
 class ProcessingSettlement:
@@ -84,7 +93,7 @@ class ProcessingSettlement:
             self._commit(taken, job, outcome, settings)
             return False
         if isinstance(outcome, CancelledError) and str(outcome) == STOPPING:
-            return False
+            return True
         if isinstance(outcome, TransientError):
             self._put_off(taken, job, outcome, settings)
             return True

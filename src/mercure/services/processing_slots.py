@@ -13,11 +13,36 @@ from mercure.services.processing_settings import ProcessorSettings
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What the modules of a job take of what there is little of."""
+
+    gpus: int = 0
+    modules: frozenset[str] = frozenset()
+    """Those of which only some may run at the same time."""
+    folders: frozenset[str] = frozenset()
+    """Persistence folders."""
+
+    def shares_with(self, other: "Needs") -> bool:
+        """Whether one of two jobs may have to wait for the other."""
+        return bool((self.gpus and other.gpus) or self.modules & other.modules or self.folders & other.folders)
+
+
+def needs_of(specs: Sequence[ModuleSpec], settings: ProcessorSettings) -> Needs:
+    """Return what a job needs, one module after another. GPUs that are shared are never scarce."""
+    return Needs(
+        0 if settings.shared_gpus else max((spec.gpu_count for spec in specs), default=0),
+        frozenset(spec.name for spec in specs if spec.max_parallel is not None),
+        frozenset(spec.persistence for spec in specs if spec.persistence),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """What one job holds while it runs. Give it back once."""
 
     modules: tuple[str, ...]
     gpus: tuple[str, ...]
+    folders: frozenset[str]
     locks: tuple[int, ...]
     """Descriptors that carry the locks of persistence folders; the kernel frees them with the process."""
 
@@ -29,12 +54,27 @@ class Slots:
         """Start with everything free."""
         self._modules: Counter[str] = Counter()
         self._gpus: Counter[str] = Counter()
+        self._folders: Counter[str] = Counter()
         self._count = 0
 
     @property
     def count(self) -> int:
         """How many jobs hold a slot."""
         return self._count
+
+    def has_room(self, specs: Sequence[ModuleSpec], settings: ProcessorSettings, kept: Sequence[Needs] = ()) -> bool:
+        """Whether what a job needs is free, apart from what is kept for others.
+
+        Another processor may still have a persistence folder: only `take` finds that.
+        """
+        needs = needs_of(specs, settings)
+        kept = [other for other in kept if other.shares_with(needs)]
+        if any(self._is_full(spec, kept) for spec in specs):
+            return False
+        kept_folders = frozenset[str]().union(*(other.folders for other in kept))
+        if any(self._folders[name] or name in kept_folders for name in needs.folders):
+            return False
+        return not needs.gpus or len(self._free_gpus(settings)) - sum(other.gpus for other in kept) >= needs.gpus
 
     def take(
         self, specs: Sequence[ModuleSpec], settings: ProcessorSettings, begun_with: Sequence[str] | None = None
@@ -43,38 +83,42 @@ class Slots:
 
         A job that was begun already, with these GPUs, has its place and them in any case: it may still run.
         """
-        names = tuple(dict.fromkeys(spec.name for spec in specs))
-        if begun_with is None and any(self._is_full(spec) for spec in specs):
+        if begun_with is None and not self.has_room(specs, settings):
             return None
         count = max((spec.gpu_count for spec in specs), default=0)
-        gpus = tuple(begun_with) if begun_with else self._free_gpus(count, settings)
-        if gpus is None:
+        gpus = tuple(begun_with) if begun_with else tuple(self._free_gpus(settings)[:count])
+        if len(gpus) < count:
             return None
-        locks = _lock_folders(sorted({spec.persistence for spec in specs if spec.persistence}), settings)
+        folders = needs_of(specs, settings).folders
+        locks = _lock_folders(sorted(folders), settings)
         if locks is None:
             return None
-        self._modules.update(names)
+        modules = tuple(dict.fromkeys(spec.name for spec in specs))
+        self._modules.update(modules)
         self._gpus.update(gpus)
+        self._folders.update(folders)
         self._count += 1
-        return Slot(names, gpus, locks)
+        return Slot(modules, gpus, folders, locks)
 
     def give_back(self, slot: Slot) -> None:
         """Take everything back."""
         self._modules.subtract(slot.modules)
         self._gpus.subtract(slot.gpus)
+        self._folders.subtract(slot.folders)
         self._count -= 1
         for lock in slot.locks:
             with contextlib.suppress(OSError):  # a file server may complain; the lock is gone all the same
                 os.close(lock)
 
-    def _is_full(self, spec: ModuleSpec) -> bool:
-        return spec.max_parallel is not None and self._modules[spec.name] >= spec.max_parallel
+    def _is_full(self, spec: ModuleSpec, kept: Sequence[Needs]) -> bool:
+        if spec.max_parallel is None:
+            return False
+        return self._modules[spec.name] + sum(spec.name in other.modules for other in kept) >= spec.max_parallel
 
-    def _free_gpus(self, count: int, settings: ProcessorSettings) -> tuple[str, ...] | None:
-        """Return so many GPUs, those with the fewest jobs first; none has two unless sharing is allowed."""
+    def _free_gpus(self, settings: ProcessorSettings) -> list[str]:
+        """Return the GPUs that a job may have, those with the fewest jobs first: none has two unless they share."""
         free = [gpu for gpu in settings.gpus if settings.shared_gpus or not self._gpus[gpu]]
-        free.sort(key=lambda gpu: self._gpus[gpu])
-        return tuple(free[:count]) if len(free) >= count else None
+        return sorted(free, key=lambda gpu: self._gpus[gpu])
 
 
 def _lock_folders(names: Sequence[str], settings: ProcessorSettings) -> tuple[int, ...] | None:

@@ -19,14 +19,15 @@ from mercure.core.events import EventSink
 from mercure.core.processing import ModuleSpec
 from mercure.core.processing_steps import StepPlan
 from mercure.core.stages import Stage
-from mercure.core.task import Job
+from mercure.core.task import Job, Priority
 from mercure.services.folder_bell import FolderBell, modified_at
 from mercure.services.module_chain import ChainRun, Processed, gpus_begun_with
 from mercure.services.module_log import ProcessLog
-from mercure.services.processing_queue import Chain, ProcessingQueue
+from mercure.services.processing_order import Chain, Line, Patience, Round
+from mercure.services.processing_queue import ProcessingQueue
 from mercure.services.processing_settings import ProcessorSettings
-from mercure.services.processing_settlement import ProcessingSettlement, steps_of
-from mercure.services.processing_slots import Slot, Slots
+from mercure.services.processing_settlement import ProcessingSettlement, planned_steps, specs_of, steps_of
+from mercure.services.processing_slots import Slot, Slots, needs_of
 from mercure.services.processing_sweep import RunSweep
 from mercure.services.processing_troubles import MOST_FAULTS, Troubles
 from mercure.services.service import Bell
@@ -81,7 +82,8 @@ class Processor:
         self._settlement = ProcessingSettlement(clock, events, on_jobs, draw)
         self._process_log = ProcessLog(layout.processing / names.PROCESS_LOG)
         self._bell = Bell()
-        self._queue = ProcessingQueue(layout)
+        self._queue = ProcessingQueue(layout, self._chain_of)
+        self._patience = Patience()
         self._slots = Slots()
         self._active: dict[str, _Active] = {}
         self._ended: deque[_Active] = deque()
@@ -107,7 +109,7 @@ class Processor:
         self._stopping.clear()
         sweep_removed(self._layout)
         self._sweep.begin()
-        self._queue.forget_all()
+        self._queue.start_anew()
         self._scanned_at = float("-inf")
         bell = FolderBell((self._layout.processing, self._layout.jobs), self._bell.ring, changes=True)
         try:
@@ -194,15 +196,30 @@ class Processor:
         if is_held(self._layout, Stage.PROCESSING):
             return
         off_peak_now = self._settings.is_off_peak(self._clock.now())
-        blocked: set[Chain] = set()
+        self._patience.keep_only(self._queue.lines())
+        one = Round(self._patience, self._clock.monotonic())
         while self._slots.count < self._settings.max_parallel:
-            lines = [chain for chain in self._queue.chains() if chain not in blocked]
-            taken = self._queue.take(lines, off_peak_now=off_peak_now)
-            if taken is None:
+            found = self._queue.next(one, off_peak_now=off_peak_now)
+            if found is None:
                 return
-            job_id, line = taken
-            if not self._start(job_id):
-                blocked.add(line)
+            job_id, line = found
+            specs = self._specs_of(line.chain)
+            is_free = self._slots.has_room(specs, self._settings, one.kept_from(line))
+            if is_free:
+                self._queue.take(job_id)
+                is_free = self._start(job_id)
+            if not is_free:
+                one.refuse(line, needs_of(specs, self._settings))
+
+    def _chain_of(self, job: Job) -> Chain:
+        return tuple(step.module for step in planned_steps(job, self._settings))
+
+    def _specs_of(self, chain: Chain) -> tuple[ModuleSpec, ...]:
+        """Return the modules of a line; none when one can never run, which its jobs are told when they start."""
+        try:
+            return specs_of(chain, self._settings)
+        except PermanentError:
+            return ()
 
     def _start(self, job_id: str, *, was_begun: bool = False) -> bool:
         """Start a job. False when something that its modules need is not free; the job waits on then."""
@@ -231,7 +248,10 @@ class Processor:
             return True
         if slot is None:
             taken.close()
-            self._queue.read(taken.id, self._clock.now().timestamp())
+            if was_begun:
+                self._later(taken.id, _AGAIN_SECONDS)
+            else:
+                self._queue.read(taken.id, self._clock.now().timestamp())
             return False
         self._begin(taken, job, steps, specs, slot)
         return True
@@ -259,6 +279,9 @@ class Processor:
             if isinstance(error, TransientError):
                 self._settlement.began_not(job, str(error))
             raise
+        self._queue.taken_up(job.id)
+        line = Line(tuple(step.module for step in steps), job.priority is Priority.URGENT)
+        self._patience.started(line, needs_of(specs, self._settings))
 
     def _work(self, active: _Active) -> None:
         """Run a job, on its own thread."""

@@ -532,3 +532,79 @@ def test_what_a_module_made_is_taken_whatever_modes_it_gave(desk: Desk, series: 
     body = "(made / 'd').mkdir(); shutil.copy(sorted(taken.glob('*.dcm'))[0], made / 'd' / 'a.dcm')\n"
     desk.module("odd", body + "(made / 'd' / 'a.dcm').chmod(0); (made / 'd').chmod(0o500); made.chmod(0o500)")
     assert len(desk.ends_in(Stage.SUCCESS, desk.job(series, "odd")).results or ()) == 1
+
+
+# -- nobody waits for ever ---------------------------------------------------------------------------------------------
+
+
+UNTIL_TOLD = "while not (pathlib.Path(task['process']['settings']['folder']) / task['id']).exists(): time.sleep(0.01)"
+
+
+class Stream:
+    """Jobs that run until the test lets them end."""
+
+    def __init__(self, desk: Desk, series: BuiltSeries) -> None:
+        self.desk = desk
+        self.series = series
+        self.told = desk.folder / "told"
+        self.told.mkdir()
+
+    def job(self, module: str, job_id: str, **values: Any) -> Job:
+        return self.desk.job(self.series, StepPlan(module, {"folder": str(self.told)}), job_id=job_id, **values)
+
+    def ends(self, job: Job) -> None:
+        (self.told / job.id).touch()
+        self.desk.ends_in(Stage.SUCCESS, job)
+
+    def running(self) -> set[str]:
+        self.desk.processor.step()
+        return set(self.desk.processor._active)
+
+
+@pytest.mark.parametrize("passes", [0, 2])
+def test_a_job_that_needs_more_than_the_others_leave_free_gets_it_after_a_minute(
+    layout: Layout, tmp_path: Path, series: BuiltSeries, passes: int
+) -> None:
+    """Beside a stream of jobs that are like it or urgent; as many urgent ones as may, pass it in the meantime."""
+    desk = Desk(layout, tmp_path, gpus=("0", "1"), max_parallel=4)
+    desk.module("small", UNTIL_TOLD, gpu_count=1)
+    desk.module("large", UNTIL_TOLD, gpu_count=2)
+    desk.module("free", "copy_all()")
+    stream = Stream(desk, series)
+    small = [stream.job("small", f"first-{number}") for number in range(2)]
+    assert stream.running() == {job.id for job in small}
+    large = stream.job("large", "large")
+    stream.running()
+    for number in range(passes):
+        small.append(stream.job("small", f"urgent-{number}", priority=Priority.URGENT))
+        stream.ends(small.pop(0))
+        assert small[-1].id in stream.running()
+    desk.clock.advance(61.0)
+    priority = Priority.URGENT if passes else Priority.NORMAL
+    later = stream.job("small", "later", priority=priority)
+    desk.ends_in(Stage.SUCCESS, desk.job(series, "free", job_id="free"))
+    while small:
+        stream.ends(small.pop(0))
+        assert "later" not in stream.running()
+    assert stream.running() == {"large"}
+    stream.ends(large)
+    stream.ends(later)
+
+
+def test_a_job_that_was_begun_keeps_its_gpus_although_its_lock_was_not_free_at_first(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, tmp_path, gpus=("0", "1"))
+    desk.module("note", NOTES, gpu_count=1)
+    begun = desk.job(series, "note", job_id="begun")
+    (desk.place(Stage.PROCESSING, begun) / ".step").write_text('{"done": [], "gpus": ["1"]}')
+    lock = claim(desk.layout, Stage.PROCESSING, "begun")
+    assert lock is not None
+    desk.processor.step()
+    assert desk.processor.is_idle
+    lock.close()
+    desk.clock.advance(3.0)
+    controls.hold(desk.layout, Stage.PROCESSING)
+    desk.processor.step()
+    assert {job: active.slot.gpus for job, active in desk.processor._active.items()} == {"begun": ("1",)}
+    desk.ends_in(Stage.SUCCESS, begun)
