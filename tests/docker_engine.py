@@ -177,6 +177,12 @@ class OwnEngine(Engine):
         _kill(int(pid_file.read_text()))
         pid_file.unlink()
 
+    def cut_power(self) -> None:
+        """End the engine and all that runs in it at once, as a machine does that loses its power."""
+        self.kill()
+        for pid in _processes_of(str(self.folder)):
+            _kill(pid)
+
     def stop(self) -> None:
         """End the engine in order."""
         self._end(signal.SIGTERM)

@@ -763,22 +763,70 @@ def test_a_module_that_ended_while_the_engine_was_away_gives_its_exit_code(livin
     running.close()
 
 
-@pytest.mark.parametrize("end", [OwnEngine.stop, OwnEngine.kill], ids=["in order", "by a crash"])
+ENDS_IN_ORDER = f"trap 'exit 0' TERM; {WAITS}"
+
+
+@pytest.fixture(scope="module", name="mortal_engine")
+def mortal_engine_fixture() -> Iterator[OwnEngine]:
+    """An engine of this file's own, whose containers end with it."""
+    with own_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def mortal(mortal_engine: OwnEngine, tmp_path: Path) -> Iterator[Living]:
+    with site_on(mortal_engine, tmp_path) as site:
+        yield Living(mortal_engine, site)
+
+
+@pytest.mark.parametrize("script", [WAITS, ENDS_IN_ORDER], ids=["by the signal", "with exit code 0"])
+@pytest.mark.parametrize(
+    "end", [OwnEngine.stop, OwnEngine.kill, OwnEngine.cut_power], ids=["in order", "by a crash", "power cut"]
+)
 def test_modules_that_ended_with_their_engine_are_begun_anew_and_not_failed(
-    tmp_path: Path, end: Callable[[OwnEngine], None]
+    mortal: Living, end: Callable[[OwnEngine], None], script: str
 ) -> None:
-    with own_engine() as mortal, site_on(mortal, tmp_path) as site:
-        running = site.runner.start(site.order(WAITS))
-        site.until_written("began")
-        end(mortal)
-        mortal.start()
-        with pytest.raises(TransientError):
-            ended(running)
-        running.leave()
+    site = mortal.site
+    running = site.runner.start(site.order(script))
+    site.until_written("began")
 
-        assert site.runner.adopt(site.order(WAITS)) is None
+    end(mortal.engine)
+    mortal.engine.start()
 
-        assert site.containers() == []
+    with pytest.raises(TransientError):
+        ended(running)
+    running.leave()
+    assert site.new_runner().adopt(site.order(script)) is None
+    assert site.containers() == []
+
+
+@pytest.mark.parametrize("script", [WAITS, "exit 0"], ids=["cut off", "ended just before"])
+def test_what_the_power_cut_off_is_not_adopted_where_modules_outlive_their_engine(living: Living, script: str) -> None:
+    site = living.site
+    crash_while_it_runs(site, script)
+    status = "running" if script == WAITS else "exited"
+    wait_until(lambda: site.inspect()["State"]["Status"] == status, f"the module is {status}", seconds=SECONDS)
+
+    living.engine.cut_power()
+    living.engine.start()
+
+    assert site.inspect()["State"]["Status"] == "exited"
+    assert site.runner.adopt(site.order(script)) is None
+    assert site.containers() == []
+
+
+@pytest.mark.parametrize("script", [WAITS, ENDS_IN_ORDER], ids=["by the signal", "with exit code 0"])
+def test_a_module_that_somebody_else_stops_is_a_failure_that_may_pass(site: Site, script: str) -> None:
+    running = site.runner.start(site.order(script))
+    site.until_written("began")
+
+    site.engine.client.api.kill(site.inspect()["Id"], signal="SIGTERM")
+
+    with pytest.raises(TransientError, match="from outside"):
+        ended(running)
+    running.leave()
+    assert site.runner.adopt(site.order(script)) is None
+    assert site.containers() == []
 
 
 def test_without_an_engine_a_start_may_succeed_later(tmp_path: Path) -> None:

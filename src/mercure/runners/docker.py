@@ -21,6 +21,7 @@ from mercure.runners.docker_container import (
     container_labels,
     container_name,
 )
+from mercure.runners.docker_ends import how_it_ended
 from mercure.runners.docker_engine import (
     ConflictError,
     DockerEngine,
@@ -37,7 +38,6 @@ from mercure.runners.docker_running import (
     DockerRunning,
     Followed,
     followed,
-    was_ended_from_outside,
 )
 
 WORK_BYTES = 1 << 30
@@ -100,17 +100,20 @@ class DockerRunner:
         return self._follow(order, Followed(container, image.digest, stop_signal), attached)
 
     def adopt(self, order: RunOrder) -> Running | None:
-        """Return the container of this order that a service which died has left, running or ended.
+        """Return the container of this order that a service which died has left, running or ended by itself.
 
         Its output is given from the start. Any other container of the job is ended and removed, and so is one that
-        was never started or that was ended together with the engine. Raises `TransientError` when the engine is away.
+        was never started, that was ended from outside, or that this engine did not see end: it ended before the
+        engine was started, perhaps before the machine was, with output that never reached the disk. No clock counts
+        for that, so that it holds for the engine of another machine, too. Raises `TransientError` when the engine is
+        away, or a container cannot be removed now.
         """
         label = [f"{LABEL_DATA}={self._data_id}", f"{LABEL_JOB}={order.job_id}"]
         with self._engine.asked("looking for containers of a job") as api:
             found = [self._inspect(api, entry["Id"]) for entry in api.containers(all=True, filters={"label": label})]
         there = [container for container in found if container]
         ours = [container for container in there if self._is_of(container, order)]
-        chosen = ours[0] if len(ours) == 1 and _can_be_adopted(ours[0]["State"]) else None
+        chosen = ours[0] if len(ours) == 1 and self._can_be_adopted(ours[0]) else None
         for container in there:
             if container is not chosen:
                 remove_container(self._engine, container["Id"])
@@ -226,6 +229,12 @@ class DockerRunner:
             return found
         return {}
 
+    def _can_be_adopted(self, container: Mapping[str, Any]) -> bool:
+        state = container["State"]
+        if state.get("Status") == "exited":
+            return how_it_ended(self._engine, str(container["Id"]), state) == "by itself"
+        return bool(state.get("Status") == "running")
+
     def _is_of(self, container: Mapping[str, Any], order: RunOrder) -> bool:
         """Whether a container is the one of this order, and writes to this order's folder."""
         labels = (container.get("Config") or {}).get("Labels") or {}
@@ -256,8 +265,3 @@ class DockerRunner:
                 remove_container(self._engine, container)
             except TransientError:
                 self._remember(container)
-
-
-def _can_be_adopted(state: dict[str, Any]) -> bool:
-    status = state.get("Status")
-    return status == "running" or (status == "exited" and not was_ended_from_outside(state))

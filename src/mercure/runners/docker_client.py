@@ -4,15 +4,20 @@ The SDK leaves a socket that cannot connect, and a response that it does not ret
 `docker_engine` loads this module, and only when the engine is needed.
 """
 
+import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import requests
+import urllib3
 from docker import APIClient
 from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
+
+_EVENT_SECONDS = 5.0
 
 
 class EngineClient(APIClient):  # type: ignore[misc] # the SDK has no types
@@ -55,6 +60,27 @@ class EngineClient(APIClient):  # type: ignore[misc] # the SDK has no types
             raise
         finally:
             del opened[known:]
+
+    def actions_of(self, container: str, actions: Sequence[str], until: int) -> list[str]:
+        """Return which of these the engine remembers of a container, in order, up to a time of its clock or a "die".
+
+        Events that are still to come are waited for up to a few seconds only, whatever the engine's clock does.
+        """
+        filters = {"container": [container], "event": list(actions)}
+        options = {"since": 1, "until": until, "filters": json.dumps(filters)}
+        seen: list[str] = []
+        response = self._get(self._url("/events"), params=options, stream=True, timeout=_EVENT_SECONDS)
+        try:
+            self._raise_for_status(response)
+            for event in self._stream_helper(response, decode=True):
+                seen.append(str(event.get("Action")))
+                if seen[-1] == "die":
+                    break
+        except (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError):
+            pass  # Nothing more was remembered.
+        finally:
+            response.close()
+        return seen
 
     def _opened(self) -> list[Any]:
         opened: list[Any] = self._of_thread.__dict__.setdefault("opened", [])

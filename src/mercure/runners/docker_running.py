@@ -1,6 +1,5 @@
 """A container that runs a module, followed by one thread: its output as it comes, and then its end."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from mercure.core.errors import MercureError, PermanentError, TransientError
 from mercure.core.processing import RunOrder
+from mercure.runners.docker_ends import came_back_with_its_modules, exit_code, how_it_ended
 from mercure.runners.docker_engine import (
     ConflictError,
     DockerEngine,
@@ -27,9 +27,11 @@ _FOLLOWER_SECONDS = 10.0
 _PAUSES_AT_END = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Between the end of the log and the end of the container, before the log is looked at again."""
 
+_REMOVED = "the container of the module was removed while it ran"
+
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
-_SIGNALS_BY_CODE: Final = {128 + number: -number for number in signal.valid_signals() if number < 32}
-_ENDED_FROM_OUTSIDE: Final = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+_MOST_BREAKS = 10
+"""So often in a row the output may break off, for reasons of the SDK alone, without a byte of it having come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class DockerRunning:
         self._code: int | None = None
         self._failure: MercureError | None = None
         self._away_since: float | None = None
-        self._was_away = False
+        self._breaks = 0
         self._asked_to_end = False
         self._thread = threading.Thread(target=self._follow, name=f"docker-{container.id[:12]}", daemon=True)
         self._thread.start()
@@ -140,28 +142,36 @@ class DockerRunning:
         pause = _FIRST_PAUSE_SECONDS
         while not self._left.is_set():
             try:
-                of_log = not self._attached
-                self._read_output()
-                state = self._state_at_end()
-                self._away_since = None
-                if state is not None:
-                    if of_log:
-                        self._read_log(follow=False)
-                    self._end(state)
+                if self._follow_to_the_end():
                     return
                 pause = _FIRST_PAUSE_SECONDS
             except TransientError:
-                self._was_away = True
                 self._away_since = self._away_since or time.monotonic()
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except PermanentError:
-                self._fail("the container of the module was removed while it ran")
+                self._fail(_REMOVED)
                 return
             except Exception as error:  # noqa: BLE001 - the SDK raises what it likes when a connection breaks
-                if not self._left.is_set():
+                self._breaks += 1
+                if self._breaks > _MOST_BREAKS:
                     self._fail(f"the module could not be followed any more ({type(error).__name__})")
-                return
+                    return
             self._left.wait(pause)
+
+    def _follow_to_the_end(self) -> bool:
+        """Give the output that comes; return whether the module has ended, and how is known."""
+        of_log = not self._attached
+        self._read_output()
+        state = self._state_at_end()
+        if state is None:
+            self._away_since = None
+            return False
+        counts = self._counts(state)
+        self._away_since = None
+        if of_log:
+            self._read_log(follow=False)
+        self._end(state, counts=counts)
+        return True
 
     def _fail(self, why: str) -> None:
         self._failure = TransientError(why)
@@ -185,6 +195,8 @@ class DockerRunning:
             self._away_since = None
             with self._lock:
                 self._stream = stream
+                if self._left.is_set():
+                    break_stream(stream)
             self._pass_on(self._delivered)
 
     def _pass_on(self, known: int) -> None:
@@ -198,6 +210,7 @@ class DockerRunning:
                 if fresh:
                     self._output(fresh)
                     self._delivered += len(fresh)
+                    self._breaks = 0
         finally:
             with self._lock:
                 stream, self._stream = self._stream, None
@@ -214,25 +227,24 @@ class DockerRunning:
                 return state
         return None
 
-    def _end(self, state: dict[str, Any]) -> None:
-        code = exit_code(state)
+    def _counts(self, state: dict[str, Any]) -> bool:
+        """Whether the exit code is the module's own: it ended by itself, or because it was asked to through us."""
+        if self._asked_to_end or state.get("OOMKilled"):
+            return True
+        end = how_it_ended(self._engine, self._container.id, state)
+        return end == "by itself" or (end == "unseen" and came_back_with_its_modules(self._engine, state))
+
+    def _end(self, state: dict[str, Any], *, counts: bool) -> None:
+        if state.get("Status") == "dead":
+            self._fail(_REMOVED)
+            return
+        if not counts:
+            self._fail("the module was ended from outside, or together with the Docker engine")
+            return
         if state.get("OOMKilled"):
             self._output(b"\nmercure: the module, or a part of it, used more memory than it may and was ended\n")
-        elif self._was_away and not self._asked_to_end and code in _ENDED_FROM_OUTSIDE:
-            self._failure = TransientError("the module was ended from outside when the Docker engine went away")
-        self._code = code
+        self._code = exit_code(state)
         self._ended.set()
-
-
-def exit_code(state: dict[str, Any]) -> int:
-    """Return the exit code in the state of a container; what a signal ended has its negative number."""
-    code = int(state.get("ExitCode") or 0)
-    return _SIGNALS_BY_CODE.get(code, code)
-
-
-def was_ended_from_outside(state: dict[str, Any]) -> bool:
-    """Whether a container that nobody followed was ended by a signal, as an engine does that is itself ended."""
-    return exit_code(state) in _ENDED_FROM_OUTSIDE and not state.get("OOMKilled")
 
 
 def followed(order: RunOrder, inspected: dict[str, Any], image_digest: str) -> Followed:
