@@ -64,7 +64,7 @@ class BreakingEngine:
         """Listen at once."""
         self.host = f"unix://{path}"
         self.asked: list[str] = []
-        self._answers = {"GET /version": gives({"ApiVersion": "1.44"}), **answers}
+        self.answers = {"GET /version": gives({"ApiVersion": "1.44"}), **answers}
         self._links: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -97,7 +97,7 @@ class BreakingEngine:
                 asked = re.sub(r"[?].*|(?<= )/v[0-9.]+", "", " ".join(head.split(" ")[:2]))
                 self.asked.append(asked)
                 method, _, path = asked.partition(" ")
-                fitting = [answer for key, answer in self._answers.items() if _fits(key, method, path)]
+                fitting = [answer for key, answer in self.answers.items() if _fits(key, method, path)]
                 if not (fitting[0] if fitting else gives({"message": "no such thing"}, "404 Not Found"))(link):
                     return
 

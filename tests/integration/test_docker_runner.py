@@ -735,6 +735,32 @@ def test_an_engine_that_stays_away_is_a_transient_failure_and_what_was_left_is_r
     assert site.containers() == []
 
 
+def test_a_run_that_could_not_be_removed_and_is_adopted_after_all_is_removed_by_nobody(living: Living) -> None:
+    site = living.site
+    site.runner = site.new_runner(engine_grace_seconds=0.2)
+    first = site.runner.start(site.order(WAITS))
+    site.until_written("began")
+    living.engine.kill()
+    try:
+        with pytest.raises(TransientError, match="went away"):
+            ended(first)
+        with pytest.raises(TransientError, match="does not answer"):
+            first.close()
+    finally:
+        living.engine.start()
+
+    adopted = site.runner.adopt(site.order(WAITS))
+    assert adopted is not None
+    another = site.runner.start(replace(site.order("true"), job_id="job-2"))
+    ended(another)
+    another.close()
+
+    assert adopted.wait(0.0) is None
+    (site.out / "go").touch()
+    assert ended(adopted) == 5
+    adopted.close()
+
+
 def test_a_module_that_outlived_service_and_engine_is_adopted(living: Living) -> None:
     site = living.site
     crash_while_it_runs(site, WAITS)

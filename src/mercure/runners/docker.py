@@ -89,15 +89,15 @@ class DockerRunner:
         package = () if order.module.command else self._packages.command(image.id)
         labels = container_labels(self._data_id, order)
         config = container_config(order, self._place(order, user), image, package, labels)
+        stop_signal = str(order.module.docker_arguments.get("stop_signal") or image.stop_signal)
         container = self._create(container_name(self._data_id, order), config)
         try:
             attached = self._begin(container, order.module.name)
+            return self._follow(order, Followed(container, image.digest, stop_signal), attached)
         except BaseException:
-            with suppress(MercureError):
-                remove_container(self._engine, container)
+            self._remember(container)
+            self._remove_owed()
             raise
-        stop_signal = str(order.module.docker_arguments.get("stop_signal") or image.stop_signal)
-        return self._follow(order, Followed(container, image.digest, stop_signal), attached)
 
     def adopt(self, order: RunOrder) -> Running | None:
         """Return the container of this order that a service which died has left, running or ended by itself.
@@ -119,6 +119,8 @@ class DockerRunner:
                 remove_container(self._engine, container["Id"])
         if chosen is None:
             return None
+        with self._lock:
+            self._owed.discard(str(chosen["Id"]))  # It is wanted again.
         return self._follow(order, followed(order, chosen, self._digest_of(chosen)))
 
     def sweep(self, is_wanted: Callable[[str], bool]) -> None:
@@ -211,14 +213,19 @@ class DockerRunner:
                 close_stream(stream)
 
     def _follow(self, order: RunOrder, container: Followed, attached: Any = None) -> DockerRunning:
-        return DockerRunning(
-            self._engine,
-            container,
-            order.output,
-            attached=attached,
-            grace_seconds=self._grace_seconds,
-            owed=self._remember,
-        )
+        try:
+            return DockerRunning(
+                self._engine,
+                container,
+                order.output,
+                attached=attached,
+                grace_seconds=self._grace_seconds,
+                owed=self._remember,
+            )
+        except RuntimeError:
+            if attached is not None:
+                close_stream(attached)
+            raise TransientError("no thread is left to follow the module") from None
 
     # -- what is left ------------------------------------------------------------------------------------------------
 
@@ -263,5 +270,5 @@ class DockerRunner:
         for container in owed:
             try:
                 remove_container(self._engine, container)
-            except TransientError:
+            except MercureError:
                 self._remember(container)

@@ -5,6 +5,7 @@ Nothing here needs the engine, or the SDK, before the first call: a service star
 
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,6 +14,7 @@ from mercure.core.errors import PermanentError, TransientError
 
 _MAXIMUM_EXPLANATION = 300
 _CONNECTIONS = 64
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.05
 
 
 class EngineAwayError(TransientError):
@@ -100,17 +102,32 @@ def close_stream(stream: Any) -> None:
             response.close()
 
 
-def remove_container(engine: DockerEngine, container: str) -> None:
+def remove_container(engine: DockerEngine, container: str, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
     """Remove a container, running or not, with the volumes that its image made for it; none is no error.
 
-    Raises `TransientError` when that is not possible now.
+    It is gone on return, also when somebody else was removing it already. Raises `TransientError` when that is not
+    possible now.
     """
-    with suppress(MissingError, ConflictError), engine.asked("removing a container") as api:
-        api.remove_container(container, force=True, v=True)
+    with suppress(MissingError):
+        try:
+            with engine.asked("removing a container") as api:
+                api.remove_container(container, force=True, v=True)
+        except ConflictError:
+            _wait_until_gone(engine, container, patience_seconds)
+
+
+def _wait_until_gone(engine: DockerEngine, container: str, patience_seconds: float) -> None:
+    """Wait until a container is not there: `MissingError` says so. It may run until then."""
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        with engine.asked("waiting until a container is removed") as api:
+            api.inspect_container(container)
+        time.sleep(_PAUSE_SECONDS)
+    raise TransientError("a container is still being removed")
 
 
 def _libraries() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the SDK, and the errors that it lets through when an engine breaks off."""
+    """Return the SDK, and the errors that it lets through when an engine breaks off, or what answers is none."""
     try:
         import docker  # noqa: PLC0415 - a service without Docker modules never loads it
         import requests  # noqa: PLC0415
@@ -124,4 +141,5 @@ def _libraries() -> tuple[Any, tuple[type[Exception], ...]]:
         urllib3.exceptions.HTTPError,
         http.client.HTTPException,
         OSError,
+        KeyError,
     )
