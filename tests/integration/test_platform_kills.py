@@ -119,7 +119,7 @@ def test_a_processor_killed_at_any_step_processes_each_job_to_its_end_once(tmp_p
         assert not any(found.values())
         done = read_task(layout.outgoing / job.id)
         results = layout.outgoing / job.id / "results"
-        assert done.results == tuple(sorted(path.name for path in results.iterdir())) == job.instances
+        assert done.results == tuple(sorted(path.name for path in results.iterdir())) == tuple(sorted(job.instances))
         assert {path.stat().st_size for path in results.iterdir()} == {file.stat().st_size for file in series.files}
         hidden = [path.name for path in (layout.outgoing / job.id).iterdir() if path.name.startswith(".")]
         assert hidden == [".lock"]

@@ -89,7 +89,8 @@ def test_what_stands_in_the_place_of_a_folder_is_removed_and_nothing_is_no_error
     assert os.listdir(tmp_path) == ["outside"]
 
 
-def test_modes_do_not_keep_an_ordinary_user_from_removing_its_own() -> None:
+def test_modes_do_not_keep_an_ordinary_user_from_removing_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)  # that user may not write there
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
