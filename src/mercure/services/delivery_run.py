@@ -11,6 +11,7 @@ from mercure.core.clock import Clock
 from mercure.core.delivery import InstanceResult, Outcome, Parcel, Target
 from mercure.core.errors import CancelledError, PermanentError, TransientError
 from mercure.core.task import Delivery, DeliveryState, Job, Priority
+from mercure.spool.instances import make_readable
 from mercure.spool.job_files import Ledger, read_ledger
 from mercure.spool.jobs import Claim
 from mercure.spool.layout import LEDGER_FILE, sop_instance_uid_of
@@ -143,6 +144,8 @@ class DeliveryRun:
             error = TransientError(f"internal error ({type(raised).__name__}), see the log")
         if self._cancelled and error is not None:
             error = CancelledError(self._cancelled)
+        if isinstance(error, PermanentError) and (count := self._make_readable()):
+            error = TransientError(f"{count} instances could not be read just then: a module had changed their modes")
         seconds = self._clock.monotonic() - self._started_at
         self._on_end(Attempt(self.target_name, error, self._sent, seconds, self._started_at))
 
@@ -150,6 +153,7 @@ class DeliveryRun:
         active, job = self.active, self.active.job
         names = active.outstanding(self.target_name)
         if names:
+            self._make_readable()
             parcel = Parcel(
                 job.id,
                 os.fspath(active.claim.payload(job)),
@@ -161,6 +165,9 @@ class DeliveryRun:
             )
             self._target.send(parcel, self)
         return self._verdict(len(job.payload))
+
+    def _make_readable(self) -> int:
+        return make_readable(self.active.claim.payload(self.active.job), self.active.job.payload)
 
     def _verdict(self, total: int) -> TransientError | PermanentError | None:
         """Judge by the ledger, never by the absence of an error (D10)."""

@@ -13,13 +13,12 @@ from typing import Any
 
 from mercure.spool import layout as names
 from mercure.spool.durable import link_or_copy, write_all
+from mercure.spool.instances import READ_ONLY
 from mercure.spool.trees import remove_tree
 
 __all__ = ["copy_file", "lay_out_input", "remove_tree", "write_task_of_step"]
 
 Json = Any
-
-_READ_ONLY = 0o440
 
 
 def lay_out_input(
@@ -42,7 +41,7 @@ def lay_out_input(
         if copy:
             copy_file(source, target)
         else:
-            os.chmod(source, _READ_ONLY)
+            os.chmod(source, READ_ONLY)
             link_or_copy(source, Path(target))
         _write(target.removesuffix(".dcm") + ".tags", json.dumps(dict(tags(source))).encode())
     write_task_of_step(input_folder, task)

@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -1176,3 +1179,32 @@ def test_a_job_that_cannot_be_read_while_one_target_hangs_goes_on_at_the_others_
         assert desk.read(Stage.OUTGOING, job).deliveries[1].state is DeliveryState.COMPLETE
         hanging.go_on.set()
         desk.until(lambda: desk.jobs(Stage.SUCCESS), "the job has ended")
+
+
+_AS_ORDINARY_USER = """
+import os, sys
+from pathlib import Path
+from tests.unit.services.test_dispatcher import Desk, Layout, Stage, folder, make_job, small_series
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+place = Path(sys.argv[1])
+layout = Layout.under(place / "data")
+layout.create()
+job = make_job(layout, small_series(place / "series", 3), "archive")
+for instance in (layout.outgoing / job.id / "received").glob("*.dcm"):
+    os.chmod(instance, 0)
+desk = Desk(layout, {"archive": folder(place, "archive")})
+desk.settle()
+print(desk.jobs(Stage.SUCCESS) == [job.id], len(list((place / "targets").rglob("*.dcm"))))
+"""
+
+
+def test_instances_that_a_module_made_unreadable_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)  # that user may not write there
+    with tempfile.TemporaryDirectory() as place:  # the folders of pytest are closed to others
+        os.chmod(place, 0o777)
+        command = [sys.executable, "-W", "error", "-c", _AS_ORDINARY_USER, place]
+        root = Path(__file__).parents[3]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=120)
+        assert (done.stdout, done.returncode) == ("True 3\n", 0), done.stderr[-2000:]
