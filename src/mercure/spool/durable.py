@@ -1,5 +1,6 @@
 """Writing so that it is still there after a crash or a power cut."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -33,7 +34,13 @@ def fsync_file(path: str | os.PathLike[str]) -> None:
 
 
 _ORDERS_NAMES = frozenset({"ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs"})
-_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+_IN_MEMORY = frozenset({0x01021994, 0x858458F6})
+"""The numbers of tmpfs and ramfs, as `statfs` says them."""
+
+_STATFS_BYTES = 512
+"""More than any machine's `struct statfs`, which begins with the number of the kind."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def orders_names(folder: Path) -> bool:
@@ -47,8 +54,16 @@ def orders_names(folder: Path) -> bool:
 
 
 def is_volatile(folder: Path) -> bool:
-    """Whether what is in a folder is gone after a restart of the machine, because it lies in memory."""
-    return bool(_file_system_kinds(folder) & _IN_MEMORY)
+    """Whether what is in a folder is gone after a restart of the machine, because it lies in memory.
+
+    Asks the kernel about this very folder, and needs no file descriptor for it. Raises `OSError` when it cannot be
+    known: "no" would be taken as leave to remove originals.
+    """
+    status = (ctypes.c_long * (_STATFS_BYTES // ctypes.sizeof(ctypes.c_long)))()
+    if _libc.statfs(os.fsencode(folder), status):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return status[0] & 0xFFFFFFFF in _IN_MEMORY
 
 
 def _file_system_kinds(folder: Path) -> frozenset[str]:

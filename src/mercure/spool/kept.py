@@ -27,12 +27,12 @@ _LONGEST_STEM = 90
 
 
 def is_in_memory(layout: Layout) -> bool:
-    """Whether `processing/` is emptied by a restart, and `incoming/` is not: it lies in a memory of its own."""
-    try:
-        apart = os.stat(layout.processing).st_dev != os.stat(layout.sealed).st_dev
-        return apart and is_volatile(layout.processing)
-    except FileNotFoundError:
-        return False  # said by whoever needs the folder
+    """Whether `processing/` is emptied by a restart, and `incoming/` is not: it lies in a memory of its own.
+
+    Raises `OSError` when that cannot be known: nobody may take that for a disk.
+    """
+    apart = os.stat(layout.processing).st_dev != os.stat(layout.sealed).st_dev
+    return apart and is_volatile(layout.processing)
 
 
 def kept_again_id(job_id: str) -> str:

@@ -4,6 +4,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.no_descriptors import no_descriptor_left
+from tests.small_disk import small_disk
 
 from mercure.core.errors import SpoolError
 from mercure.spool import durable
@@ -148,6 +150,22 @@ def test_a_file_system_that_is_known_orders_names_and_an_unknown_mount_does_not(
     assert durable.orders_names(tmp_path), "tests run on ext4, xfs, btrfs, zfs, f2fs or tmpfs"
     monkeypatch.setattr(durable, "_ORDERS_NAMES", frozenset({"no-such-file-system"}))
     assert not durable.orders_names(tmp_path)
+
+
+def test_a_folder_in_memory_is_known_even_when_nothing_can_be_opened(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "memory") as memory:
+        (memory / "below").mkdir()
+        with no_descriptor_left():
+            assert durable.is_volatile(memory / "below")
+    assert durable.is_volatile(Path("/proc")) is False
+
+
+def test_whether_a_folder_lies_in_memory_is_never_guessed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        durable.is_volatile(tmp_path / "not there")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        durable.is_volatile(tmp_path / "file" / "below")
 
 
 def test_on_an_unknown_file_system_the_folder_of_drafts_is_made_durable_too(
