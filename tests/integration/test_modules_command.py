@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from pathlib import Path
 import pytest
 from tests.builders import ct_series
 from tests.docker_engine import Engine, engine_fixture
-from tests.unit.cli.site import Site
+from tests.peers import wait_until
+from tests.unit.cli.site import COMMAND, Site
 
 from mercure.cli.exits import Exit
 
@@ -118,6 +121,26 @@ def test_an_image_is_tried_on_a_folder_and_leaves_nothing_behind(site: Site, eng
     assert "can be changed" not in found.json["log"]
     assert len(list((tmp_path / "made").glob("*.dcm"))) == 3
     assert engine.left() == before
+
+
+def test_the_container_of_a_killed_trial_is_removed_by_the_next_trial(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    ct_series(tmp_path / "images", 1, size_bytes=6000)
+    slow = engine.make_image(engine.busybox(), {"/slow": "#!/bin/sh\nexec sleep 600\n"}, ['CMD ["/slow"]'])
+    before = engine.left()
+    site.configuration["modules"]["slow"] = {"docker_tag": slow, "pull": "never"}
+    site.write()
+    command = [*COMMAND, "modules", "test", "slow", "--input", str(tmp_path / "images")]
+    with subprocess.Popen(command, env={**os.environ, **site.environment}) as killed:
+        try:
+            wait_until(lambda: engine.left() != before, "the module runs")
+        finally:
+            killed.kill()
+    assert engine.left() != before
+    assert site.process("modules", "test", "copy", "--input", tmp_path / "images").status == Exit.OK
+    assert engine.left() == before
+    engine.remove_image(slow)
 
 
 def test_an_image_that_is_not_there_is_a_failure_with_its_name(site: Site, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mercure.cli.trial_folder import owner_of_trials
 from mercure.config.schema import Config
 from mercure.core.errors import MercureError
 from mercure.core.processing import ModuleRunner, RunnerKind
@@ -11,8 +12,6 @@ from mercure.runners.docker_engine import DockerEngine, EngineAwayError
 from mercure.runners.docker_images import Images
 from mercure.runners.process import ProcessRunner
 
-_DATA_ID = "trial"
-"""Containers of a trial belong to no data folder: no service takes them for its own."""
 _QUICK_SECONDS = 5.0
 """A list does not wait longer for an engine that hangs; the first image that gets no answer is the last one asked."""
 
@@ -50,7 +49,7 @@ class Engine:
             return ProcessRunner()
         processor = self._config.processor
         roots = [str(root) for root in processor.allowed_volume_roots]
-        return DockerRunner(_DATA_ID, host=processor.docker_host, allowed_volumes=roots)
+        return DockerRunner(owner_of_trials(), host=processor.docker_host, allowed_volumes=roots)
 
     def digest(self, image: str) -> str:
         """Return the digest of an image that is on this machine; "" when it is not, or no engine answers."""

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from mercure.cli.exits import CommandError, Exit
+from mercure.cli.trial_folder import clear_left_behind, trial_folder
 from mercure.core.errors import JobError, PermanentError
 from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
 from mercure.core.processing import ModuleRunner, ModuleSpec, RunOrder
@@ -82,21 +82,22 @@ class Trial:
             return self._run(runner, end_no_more)
 
     def _run(self, runner: ModuleRunner, end_no_more: Callable[[], None]) -> Outcome:
-        work = Path(tempfile.mkdtemp(prefix="mercure-module-"))
-        try:
-            order = self._lay_out(work)
-            outcome = self._follow(runner, order)
-            if self.output is not None:
-                _hand_over(Path(order.output_folder), self.output)
-            return outcome
-        finally:
-            end_no_more()
-            remove_tree(work)
+        clear_left_behind(runner)
+        with trial_folder() as work:
+            try:
+                order = self._lay_out(work)
+                outcome = self._follow(runner, order)
+                if self.output is not None:
+                    _hand_over(Path(order.output_folder), self.output)
+                return outcome
+            finally:
+                end_no_more()
+                remove_tree(work)
 
     def _lay_out(self, work: Path) -> RunOrder:
         instances = _copied(self.files, work / names.RECEIVED)
         series = self._series(instances[0])
-        job_id = f"trial-{os.urandom(8).hex()}"
+        job_id = work.name
         job = Job(job_id, "process", series, datetime.now(UTC), tuple(path.name for path in instances))
         task = {**to_json(job), "process": step_section(self.step)}
         made, kept = work / names.MODULE_OUTPUT, work / "persistence"

@@ -453,6 +453,32 @@ def test_an_interrupted_trial_ends_the_module_and_clears_up(
     assert os.listdir(work) == []
 
 
+def test_what_a_killed_trial_left_is_removed_by_the_next_one_and_a_living_trial_stays(
+    site: Site, images: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    slow = "import os, time\nopen(os.environ['MERCURE_OUT_DIR'] + '/up', 'w').close()\ntime.sleep(600)"
+    with_modules(site, slow=python(slow), quick=python("pass"))
+    environment = {**os.environ, **site.environment, "TMPDIR": str(work)}
+    command = [*COMMAND, "modules", "test", "slow", "--input", str(images)]
+    with subprocess.Popen(command, env=environment) as killed, subprocess.Popen(command, env=environment) as living:
+        try:
+            wait_until(lambda: len(list(work.glob("*/out/up"))) == 2, "both modules run")
+            killed.kill()
+            killed.wait(DEADLINE_SECONDS)
+            assert len(list(work.glob("mercure-trial-*"))) == 2
+            tried = [*COMMAND, "modules", "test", "quick", "--input", str(images)]
+            subprocess.run(tried, env=environment, check=True, timeout=DEADLINE_SECONDS)
+            assert [folder.parent.parent.exists() for folder in work.glob("*/out/up")] == [True]
+            assert living.poll() is None
+        finally:
+            killed.kill()
+            living.terminate()
+    assert living.returncode == Exit.TERMINATED
+    assert not list(work.glob("mercure-trial-*"))
+
+
 def test_several_series_are_told_apart(site: Site, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
