@@ -3,8 +3,13 @@
 For combined actions Table E.1-1 leaves the choice to conformance. The rule here: where the attribute is known to need
 a value in the SOP class (`data/required.json`), D; otherwise Z where the row allows it, otherwise X. An empty sequence
 is not valid everywhere: sequences are removed, but for those that are known to be of type 2.
+
+The table does not name all that people write into. `data/beyond_table.csv` adds what it leaves out: long texts,
+comments, texts of the patient, numbers of orders, persons, organizations and opaque bytes. What must have a value
+somewhere becomes a dummy there.
 """
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +18,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Literal
+
+from pydicom.datadict import dictionary_has_tag
 
 from mercure_anonymizer.actions import Option, Row, find_row
 
@@ -35,6 +42,9 @@ class Step(StrEnum):
     SHIFT = "shift"
 
 
+_STEPS = {"D": Step.DUMMY, "Z": Step.EMPTY, "X": Step.REMOVE, "U": Step.NEW_UID, "K": Step.KEEP}
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The step, and what is done when it cannot be done (nothing is left after cleaning)."""
@@ -54,6 +64,25 @@ _UNLISTED_BY_VR: Mapping[str, Row] = {
     "UI": Row("", "", "U", {Option.UIDS: "K"}),
 }
 """Names, addresses, dates and UIDs that the table does not list are treated as their kind is."""
+
+_OPAQUE_VRS = frozenset("OB OW OF OD OL OV".split())
+_OPAQUE = Row("", "", "X", {})
+"""Bytes that are not known to be an image, a curve or a table."""
+
+
+@cache
+def beyond_table() -> Mapping[int, Row]:
+    """Return what is done with attributes that the standard's table does not list but that may hold anything.
+
+    `basic` is D, Z or X as in the table, or K for bytes that are known to be images, curves or tables.
+    """
+    text = files("mercure_anonymizer").joinpath("data/beyond_table.csv").read_text(encoding="ascii")
+    return {int(line["tag"].replace(",", ""), 16): _beyond_row(line) for line in csv.DictReader(text.splitlines())}
+
+
+def _beyond_row(line: Mapping[str, str]) -> Row:
+    options = {Option(name): code for name, _, code in (part.partition(":") for part in line["options"].split())}
+    return Row(line["tag"], line["keyword"], line["action"], options)
 
 
 @cache
@@ -78,7 +107,7 @@ class Profile:
     def decide(self, tag: int, vr: str, sop_class: str) -> Decision:
         """Return what is to be done with the attribute in an instance of this SOP class."""
         listed = find_row(tag)
-        row = listed or _UNLISTED_BY_VR.get(vr)
+        row = listed or beyond_table().get(tag) or _by_kind(tag, vr)
         if row is None:
             return Decision(Step.KEEP, Step.REMOVE, listed=False)
         return self._of_row(row, _basic_step(row, tag, vr, sop_class), listed=listed is not None)
@@ -92,11 +121,17 @@ class Profile:
         return Decision(Step.CLEAN if chosen else basic, basic, listed)
 
 
+def _by_kind(tag: int, vr: str) -> Row | None:
+    if vr in _OPAQUE_VRS and dictionary_has_tag(tag):
+        return _OPAQUE
+    return _UNLISTED_BY_VR.get(vr)
+
+
 def _basic_step(row: Row, tag: int, vr: str, sop_class: str) -> Step:
     if row.basic == "X/Z/U*":
         return Step.NEW_UID
     if "/" not in row.basic:
-        return {"D": Step.DUMMY, "Z": Step.EMPTY, "X": Step.REMOVE, "U": Step.NEW_UID}[row.basic]
+        return _STEPS[row.basic]
     if "D" in row.basic and has_type(row, "type 1", sop_class):
         # A reference to another instance has no better dummy than the same one with new UIDs.
         return Step.NEW_UID if row.tag == "0008,1111" else Step.DUMMY
