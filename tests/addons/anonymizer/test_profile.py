@@ -24,8 +24,6 @@ LONG_TEXTS = {"ST", "LT", "UT"}
 BYTES = {"OB", "OW", "OF", "OD", "OL", "OV"}
 TALKATIVE = re.compile("Comment|OrderNumber|Organi[sz]ation|Contact|Person|Physician|Operator|OwnerID|UserGroup")
 IMAGE_DATA = re.compile("Data$|List$|Offset|Values|Curve|Waveform|Channel|Map$|Outline|Phase|ICCProfile|FillPattern")
-    "Pixel|Lookup|LUT|Point|Waveform|Channel|Vector|Offset|ICCProfile|Value|Map|Phase|Spectro|Block"
-)
 NAMED_BY_HAND = (
     "PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar PlacerOrderNumberProcedure"
     " FillerOrderNumberImagingServiceRequestRetired CommentsOnTheScheduledProcedureStep HL7InstanceIdentifier"
