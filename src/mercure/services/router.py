@@ -27,6 +27,7 @@ from mercure.core.stages import Stage
 from mercure.core.tags import Tags
 from mercure.core.task import Delivery, FailStage, Job
 from mercure.services.folder_bell import FolderBell
+from mercure.services.sealed_watch import SealedWatch
 from mercure.services.series_tags import representative_tags, series_info
 from mercure.services.service import Bell
 from mercure.services.stored_plan import jobs_of, stored_plan
@@ -85,12 +86,11 @@ class Router:
         self._known: set[str] = set()
         self._released: dict[str, float] = {}
         self._seen: dict[str, tuple[float, float]] = {}
-        self._resume_at = float("-inf")
+        self._sealed = SealedWatch(layout, clock)
         self._scanned_at = float("-inf")
         self._scan_again_at = float("-inf")
         self._is_put_off = False
         self._incoming_mtime = 0
-        self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
         self._server = socket.gethostname()
         self._next_settings: deque[RouterSettings] = deque(maxlen=1)
@@ -122,7 +122,8 @@ class Router:
         """Look for new receptions, then route at most one that is due. True when there may be more to do at once."""
         if self._next_settings:
             self._settings = self._next_settings.pop()
-            self._scanned_at = self._scan_again_at = self._resume_at = float("-inf")
+            self._scanned_at = self._scan_again_at = float("-inf")
+            self._sealed.look_at_once()
         self._scan()
         now = self._clock.now()
         while self._due and self._due[0][0] <= now.timestamp():
@@ -248,21 +249,8 @@ class Router:
 
     def _resume_sealed(self) -> None:
         """Go on with what a dead router left, what failed here, and what an operator wants routed again."""
-        moment = self._clock.monotonic()
-        if moment < self._resume_at:
-            return
-        self._resume_at = moment + self._settings.scan_interval_seconds
-        for sealed in sealing.open_sealed(self._layout, self._cannot_take):
-            if self._not_before.get(sealed.id, 0.0) > moment:
-                sealed.close()
-            else:
-                self._route(sealed)
-
-    def _cannot_take(self, seal_id: str, error: OSError) -> None:
-        moment = self._clock.monotonic()
-        if self._not_before.get(seal_id, 0.0) <= moment:
-            self._not_before[seal_id] = moment + _ERROR_OF_OURS_SECONDS
-            log.error("the sealed series %s cannot be taken now: %s", seal_id, error.strerror)
+        for sealed in self._sealed.series(self._settings.scan_interval_seconds):
+            self._route(sealed)
 
     def _route(self, sealed: Sealed) -> None:
         """Bring a sealed reception to its jobs. When that fails it stays sealed and is tried again."""
@@ -271,13 +259,13 @@ class Router:
         except (MercureError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             log.error("series of seal %s cannot be routed now: %s", sealed.id, reason)  # noqa: TRY400
-            self._not_before[sealed.id] = self._clock.monotonic() + _RETRY_SECONDS
+            self._sealed.put_off(sealed.id, _RETRY_SECONDS)
         except Exception:
             # An error of ours in one series must not stop the others; it stays sealed and is seen.
             log.exception("series of seal %s cannot be routed by an error of ours", sealed.id)
-            self._not_before[sealed.id] = self._clock.monotonic() + _ERROR_OF_OURS_SECONDS
+            self._sealed.put_off(sealed.id, _ERROR_OF_OURS_SECONDS)
         else:
-            self._not_before.pop(sealed.id, None)
+            self._sealed.settle(sealed.id)
         finally:
             sealed.close()
 

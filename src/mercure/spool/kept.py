@@ -35,6 +35,19 @@ def is_in_memory(layout: Layout) -> bool:
     return apart and is_volatile(layout.processing)
 
 
+def memory_of_now(layout: Layout) -> str | None:
+    """Return the mark of the memory that `processing/` lies in, "" when that is a disk, None when it has none yet.
+
+    Raises `OSError`.
+    """
+    if not is_in_memory(layout):
+        return ""
+    try:
+        return (layout.processing / names.MEMORY_FILE).read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
 def kept_again_id(job_id: str) -> str:
     """Return the name below `.sealed/` of a job that is kept there because it is processed anew in memory."""
     return job_id[:_LONGEST_STEM] + _AGAIN
@@ -55,15 +68,20 @@ class KeptSeries:
     """The notes in one sealed folder, whose lock the caller holds."""
 
     def __init__(self, layout: Layout, folder: Path) -> None:
-        """Read what was noted before; a note that is damaged says nothing."""
+        """Read what was noted before; a note that is damaged says nothing.
+
+        Raises `OSError` when it cannot be read just now: what it says could make a job twice if it were passed over.
+        """
         self._layout = layout
         self._folder = folder
         self._file = folder / names.MADE_FILE
         self._made: frozenset[str] = frozenset()
         self._made_in = ""
-        self.was_begun = self._file.exists()
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            noted = json.loads(self._file.read_bytes())
+        self.was_begun = False
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            content = self._file.read_bytes()
+            self.was_begun = True
+            noted = json.loads(content)
             self._made, self._made_in = frozenset(noted["jobs"]), str(noted["memory"])
 
     def begin(self) -> None:
@@ -145,17 +163,18 @@ def _mark_safe(folder: Path, job_id: str) -> None:
 
 def _memory(layout: Layout) -> str:
     """Return the mark of the memory that `processing/` lies in, made if there is none; "" when that is a disk."""
-    if not is_in_memory(layout):
-        return ""
+    mark = memory_of_now(layout)
+    if mark is not None:
+        return mark
     path = layout.processing / names.MEMORY_FILE
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="ascii", errors="replace")
+    for left in layout.processing.glob(f"{path.name}-*"):  # by a crash, or when the memory was full
+        left.unlink(missing_ok=True)
     token = secrets.token_hex(16)
     draft = path.with_name(f"{path.name}-{token}")
-    draft.write_text(token, encoding="ascii")
     try:
-        with contextlib.suppress(FileExistsError):  # another router was faster, and its mark counts
+        draft.write_text(token, encoding="ascii")  # on a full disk this leaves an empty file
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another router was faster: its mark counts
             os.link(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     return path.read_text(encoding="ascii", errors="replace")

@@ -312,16 +312,26 @@ def _raise(_name: str, error: OSError) -> None:
     raise error
 
 
-def open_sealed(layout: Layout, on_error: Callable[[str, OSError], None] = _raise) -> Iterator[Sealed]:
+def _any(_name: str) -> bool:
+    return True
+
+
+def open_sealed(
+    layout: Layout,
+    on_error: Callable[[str, OSError], None] = _raise,
+    is_wanted: Callable[[str], bool] = _any,
+) -> Iterator[Sealed]:
     """Take over the sealed receptions that nobody works on: those of a router that died, and those to route again.
 
     One at a time: the lock of each is taken when it is asked for, and is the caller's to close. One that cannot be
-    taken is handed to `on_error` with the reason, and stops no other.
+    taken is handed to `on_error` with the reason, and stops no other. Those that are not wanted are not touched.
     """
     for name in sorted(os.listdir(layout.sealed)):
         folder = layout.sealed / name
         if name.startswith("."):
             _sweep_hidden(folder)
+            continue
+        if not is_wanted(name):
             continue
         try:
             sealed = _open_one(layout, folder)

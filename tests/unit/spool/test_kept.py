@@ -10,7 +10,8 @@ import pytest
 from tests.arrivals import arrive, census, make_job, settings
 from tests.builders import BuiltSeries, small_series
 from tests.fake_clock import FakeClock, Recorded
-from tests.small_disk import small_disk
+from tests.no_descriptors import no_descriptor_left
+from tests.small_disk import fill, small_disk
 
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, FailStage, Job, Processing, SeriesInfo
@@ -20,7 +21,7 @@ from mercure.spool import layout as names
 from mercure.spool.durable import move_folder
 from mercure.spool.job_files import read_task, write_task
 from mercure.spool.jobs import Claim, claim
-from mercure.spool.kept import is_in_memory, kept_again_id, note_safe
+from mercure.spool.kept import KeptSeries, is_in_memory, kept_again_id, note_safe
 from mercure.spool.layout import Layout
 from mercure.spool.plans import PlacedJob, plan_of
 from mercure.spool.sealing import Sealed
@@ -199,6 +200,54 @@ def test_the_kept_series_goes_when_all_its_jobs_are_safe(desk: Desk, series: Bui
     assert desk.sealed() == []
     move_on(desk.layout, first, Stage.SUCCESS, Stage.OUTGOING)
     assert len(os.listdir(desk.layout.success / first.id / names.RECEIVED)) == 4
+
+
+def test_a_note_that_cannot_be_read_just_now_is_not_taken_for_an_empty_one(desk: Desk, series: BuiltSeries) -> None:
+    done, _waiting = begin(desk, series, Stage.OUTGOING, Stage.PROCESSING)
+    move_on(desk.layout, done, Stage.SUCCESS, Stage.OUTGOING)
+    remove_tree(desk.layout.success / done.id)  # a cleaner
+    (seal,) = desk.sealed()
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        KeptSeries(desk.layout, desk.layout.sealed / seal)
+    note = desk.layout.sealed / seal / names.MADE_FILE
+    os.rename(note, note.with_name("aside"))
+    note.mkdir()  # reading it is an error, as of a failing disk
+    desk.work()
+    assert desk.where(done) == []
+    note.rmdir()
+    os.rename(note.with_name("aside"), note)
+    desk.clock.advance(60.0)
+    desk.work()
+    assert desk.where(done) == []
+
+
+def test_originals_stay_while_the_process_can_open_nothing(desk: Desk, series: BuiltSeries) -> None:
+    (job,) = begin(desk, series, Stage.PROCESSING)
+    (sealed,) = sealing.open_sealed(desk.layout)
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        sealed.create_jobs([PlacedJob(job, Stage.PROCESSING)], resumed=True)
+    sealed.close()
+    assert {*job.instances} < {*os.listdir(desk.layout.sealed / sealed.id / names.RECEIVED)}
+
+
+def test_a_memory_that_is_full_gets_no_leftovers_of_its_mark(desk: Desk, series: BuiltSeries) -> None:
+    (desk.layout.processing / f"{names.MEMORY_FILE}-0123").touch()  # a crash left it
+    ballast = fill(desk.layout.processing)
+    arrive(desk.layout, series)
+    (reception,) = sealing.receptions(desk.layout)
+    sealed = sealing.seal(desk.layout, reception, desk.clock.now())
+    assert isinstance(sealed, Sealed)
+    contents = sealed.contents()
+    assert contents is not None
+    job = Job(f"{sealed.id}-1", "process", SeriesInfo(contents.series_uid), desk.clock.now(), contents.instances)
+    sealed.write_plan(plan_of([PlacedJob(job, Stage.PROCESSING)]))
+    sealed.close()
+    for _ in range(3):
+        desk.work()
+        assert os.listdir(desk.layout.processing) == [ballast.name]
+    ballast.unlink()
+    desk.work()
+    assert sorted(os.listdir(desk.layout.processing)) == [names.MEMORY_FILE, job.id]
 
 
 @pytest.mark.parametrize("jobs_come_along", [True, False])
