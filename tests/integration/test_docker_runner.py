@@ -17,6 +17,7 @@ from tests.peers import wait_until
 
 from mercure.core.errors import JobError, PermanentError, TransientError
 from mercure.core.processing import Limits, ModuleSpec, Running, RunOrder
+from mercure.runners import docker
 from mercure.runners.docker import DockerRunner
 
 __all__ = ["engine_fixture", "nothing_is_left_open_fixture"]
@@ -661,6 +662,19 @@ def test_containers_of_another_data_folder_are_left_alone(site: Site) -> None:
         assert running.wait(0.0) is None
     finally:
         running.close()
+
+
+def test_a_container_that_was_only_to_be_looked_into_is_swept_up_when_nobody_can_be_at_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site.engine.client.api.inspect_image(site.engine.busybox())["Id"]
+    config = {"Image": image, "Cmd": ["-"], "Labels": {"mercure.data": DATA}}
+    site.engine.client.api.create_container_from_config(config)
+    site.runner.sweep(lambda _job_id: False)
+    assert len(site.containers()) == 1
+    monkeypatch.setattr(docker, "_LOOKING_SECONDS", -1.0)
+    site.runner.sweep(lambda _job_id: True)
+    assert site.containers() == []
 
 
 # -- an engine that goes away ----------------------------------------------------------------------------------------

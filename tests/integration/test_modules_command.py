@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.builders import ct_series
@@ -124,22 +125,30 @@ def test_an_image_is_tried_on_a_folder_and_leaves_nothing_behind(site: Site, eng
 
 
 def test_the_container_of_a_killed_trial_is_removed_by_the_next_trial(
-    site: Site, engine: Engine, tmp_path: Path
+    site: Site, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ct_series(tmp_path / "images", 1, size_bytes=6000)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("TMPDIR", str(work))
     slow = engine.make_image(engine.busybox(), {"/slow": "#!/bin/sh\nexec sleep 600\n"}, ['CMD ["/slow"]'])
-    before = engine.left()
     site.configuration["modules"]["slow"] = {"docker_tag": slow, "pull": "never"}
     site.write()
+
+    def containers() -> list[Any]:
+        return list(engine.client.api.containers(filters={"ancestor": slow}))
+
     command = [*COMMAND, "modules", "test", "slow", "--input", str(tmp_path / "images")]
     with subprocess.Popen(command, env={**os.environ, **site.environment}) as killed:
         try:
-            wait_until(lambda: engine.left() != before, "the module runs")
+            wait_until(containers, "the module runs")
         finally:
             killed.kill()
-    assert engine.left() != before
+    assert containers()
+    assert os.listdir(work)
     assert site.process("modules", "test", "copy", "--input", tmp_path / "images").status == Exit.OK
-    assert engine.left() == before
+    assert not containers()
+    assert os.listdir(work) == []
     engine.remove_image(slow)
 
 

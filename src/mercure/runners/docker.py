@@ -6,6 +6,7 @@ service that starts anew finds it. Nothing else on the host is touched.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -42,6 +43,8 @@ from mercure.runners.docker_running import (
 
 WORK_BYTES = 1 << 30
 """How much a module may keep in each of its folders for temporary files. Counts as its memory."""
+
+_LOOKING_SECONDS = 3600.0
 
 _NO_DRIVER = "could not select device driver"
 
@@ -133,7 +136,9 @@ class DockerRunner:
             found = api.containers(all=True, filters={"label": label})
         for container in found:
             job_id = (container.get("Labels") or {}).get(LABEL_JOB)
-            if job_id and not is_wanted(job_id):
+            # Without a job: made to look into an image, which takes a moment, unless its service was killed then.
+            wanted = is_wanted(job_id) if job_id else time.time() - container["Created"] < _LOOKING_SECONDS
+            if not wanted:
                 remove_container(self._engine, container["Id"])
 
     def pull(self, image: str, policy: PullPolicy = "always") -> str:
