@@ -1,4 +1,7 @@
-"""Overlays (60xx) and curves (50xx): whole groups stay or go, because what is left of half a group is not valid."""
+"""Overlays (60xx) and curves (50xx): whole groups stay or go, because what is left of half a group is not valid.
+
+Of an overlay that stays, only what describes and holds its bits does (PS3.3 C.9.2): texts and all else go.
+"""
 
 from collections.abc import Set as AbstractSet
 
@@ -6,12 +9,28 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from mercure_anonymizer.actions import Option
+from mercure_anonymizer.elements import read_element
 from mercure_anonymizer.report import Fate
 from mercure_anonymizer.settings import Settings
+from mercure_anonymizer.values import is_well_formed, texts
 
 _OVERLAY_TYPE, _BITS_ALLOCATED = 0x0040, 0x0100
-_TEXTS = frozenset({0x0022, 0x1500, 0x4000})
-"""Description, label and comments of an overlay."""
+_SUBTYPE, _DATA = 0x0045, 0x3000
+_CURVE_TEXTS = frozenset({0x0022, 0x200E, 0x2500})
+"""Description, comments and label of a curve."""
+_OF_OVERLAYS = {
+    **dict.fromkeys((0x0010, 0x0011, 0x0012, 0x0051, 0x0052, _BITS_ALLOCATED, 0x0102), frozenset({"US"})),
+    **dict.fromkeys((0x0015, 0x1301), frozenset({"IS"})),
+    **dict.fromkeys((0x1302, 0x1303), frozenset({"DS"})),
+    **dict.fromkeys((_OVERLAY_TYPE, _SUBTYPE), frozenset({"CS", "LO"})),
+    0x0050: frozenset({"SS"}),
+    _DATA: frozenset({"OB", "OW"}),
+}
+"""Elements of an overlay that stay, with their VRs: size, frames, place, kind, statistics of the region, bits."""
+_TERMS = {
+    _OVERLAY_TYPE: frozenset({"R", "G"}),
+    _SUBTYPE: frozenset({"USER", "AUTOMATED", "ACTIVE IMAGE AREA", "ACTIVE 2D/BMODE IMAGE AREA"}),
+}
 
 
 def is_curve(tag: BaseTag) -> bool:
@@ -49,11 +68,40 @@ def _stays(dataset: Dataset, group: int, settings: Settings) -> bool:
 
 
 def treat(dataset: Dataset, tag: BaseTag, kept: AbstractSet[int]) -> Fate:
-    """Remove the element of a group that goes, and text in one that stays."""
-    if tag.group in kept and tag.element not in _TEXTS:
+    """Remove the element of a group that goes, and in one that stays text and what does not belong there."""
+    if tag.group not in kept or not (_stays_in_overlay(dataset, tag) if is_overlay(tag) else _stays_in_curve(tag)):
+        del dataset[tag]
+        return "removed"
+    return _without_what_follows(dataset, tag) if is_overlay(tag) and tag.element == _DATA else "kept"
+
+
+def _stays_in_curve(tag: BaseTag) -> bool:
+    return tag.element not in _CURVE_TEXTS
+
+
+def _stays_in_overlay(dataset: Dataset, tag: BaseTag) -> bool:
+    element = read_element(dataset, tag)
+    if element is None or element.VR not in _OF_OVERLAYS.get(tag.element, ()) or not is_well_formed(element):
+        return False
+    return tag.element not in _TERMS or all(text in _TERMS[tag.element] for text in texts(element))
+
+
+def _without_what_follows(dataset: Dataset, tag: BaseTag) -> Fate:
+    """Cut off bytes behind the last bit of an overlay; without a size nobody can tell, and all bits go."""
+    try:
+        size = [int(dataset[Tag(tag.group, element)].value) for element in (0x0010, 0x0011)]
+        frames = Tag(tag.group, 0x0015)
+        count = int(dataset[frames].value or 1) if frames in dataset else 1
+    except (KeyError, TypeError, ValueError):
+        del dataset[tag]
+        return "removed"
+    length = (size[0] * size[1] * count + 7) // 8
+    length += length % 2
+    bits = dataset[tag].value
+    if len(bits) <= length:
         return "kept"
-    del dataset[tag]
-    return "removed"
+    dataset[tag].value = bits[:length]
+    return "changed"
 
 
 def hides_in_pixels(dataset: Dataset, settings: Settings) -> bool:
