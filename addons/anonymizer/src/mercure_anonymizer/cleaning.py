@@ -6,23 +6,20 @@ the same instance never stay, harmless or not.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from pydicom.dataset import Dataset
 
-from mercure_anonymizer.values import DUMMY, texts
+from mercure_anonymizer.identity import Identity, has_words
+from mercure_anonymizer.values import DUMMY
 
 _SEPARATORS = re.compile(r"[\s,;:_()\[\]{}<>|\"']+")
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,2})?")
 _MEASURE = re.compile(r"\d{1,3}(\.\d{1,2})?(mm|cm|ml|s|ms|sec|min|deg|kv|ma|mas|%|t|d|x)")
-_IN_NAMES = re.compile(r"[\s^=,;.\\-]+")
-_SHORTEST_TOKEN = 3
-_IDENTIFIERS = (0x00100020, 0x00101000, 0x00080050, 0x00101040, 0x00102154, 0x00200010, 0x00100030, 0x00380010)
-"""Patient ID, other ids, accession number, address, phone, study id, birth date, admission id."""
+_NAMED = "\ufffd"
+"""Stands where a name was: no harmless word has it."""
 
 _PUBLIC_SCHEMES = frozenset(
     "DCM SCT SRT SNM3 99SDM LN UCUM RADLEX RADELEMENT FMA MDC MA NCIt UMLS ICDO3 ICDO I10 I9C I10C I10P BI IBSI"
@@ -40,36 +37,29 @@ def harmless_words() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Cleaner:
-    """Cleans text of one instance, whose own names and numbers are `tokens` (in lower case)."""
+    """Cleans text of one instance, whose own names and numbers are `identity`."""
 
-    tokens: frozenset[str] = frozenset()
+    identity: Identity = field(default_factory=Identity)
 
     def clean(self, text: str) -> str:
         """Return what may stay of a text; empty when nothing may."""
-        words = [word for word in _SEPARATORS.split(text) if word]
-        return " ".join(
-            word for index, word in enumerate(words) if self._is_harmless(word) and not _is_run(words, index)
-        )
+        words = [word for word in _SEPARATORS.split(self.identity.without(text, _NAMED)) if word]
+        return " ".join(word for index, word in enumerate(words) if _is_harmless(word) and not _is_run(words, index))
 
     def without_identity(self, text: str) -> str:
         """Return the text without words that name a person of this instance; a dummy when no word is left."""
-        if not self.tokens or not any(token in text.lower() for token in self.tokens):
+        if not self.identity.is_in(text):
             return text
-        left = self._pattern().sub("", text)
-        return left if left == text else left.strip(" ^,;-") or DUMMY
+        left = self.identity.without(text).strip(" ^,;-")
+        return left if has_words(left) else DUMMY
 
-    def _is_harmless(self, word: str) -> bool:
-        lower = word.lower().strip(".!?*#")
-        if lower in self.tokens:
-            return False
-        if _NUMBER.fullmatch(lower) or _MEASURE.fullmatch(lower) or lower in harmless_words():
-            return True
-        parts = [part for part in re.split(r"[-+/&]", lower) if part]
-        return len(parts) > 1 and all(part in harmless_words() and part not in self.tokens for part in parts)
 
-    def _pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.tokens, key=len, reverse=True)
-        return re.compile(r"(?<![^\W_])(" + "|".join(map(re.escape, longest_first)) + r")(?![^\W_])", re.IGNORECASE)
+def _is_harmless(word: str) -> bool:
+    lower = word.lower().strip(".!?*#")
+    if _NUMBER.fullmatch(lower) or _MEASURE.fullmatch(lower) or lower in harmless_words():
+        return True
+    parts = [part for part in re.split(r"[-+/&]", lower) if part]
+    return len(parts) > 1 and all(part in harmless_words() for part in parts)
 
 
 def _is_run(words: list[str], index: int) -> bool:
@@ -78,30 +68,6 @@ def _is_run(words: list[str], index: int) -> bool:
         return False
     neighbours = words[max(0, index - 1) : index] + words[index + 1 : index + 2]
     return any(_NUMBER.fullmatch(word) or re.fullmatch(r"\d{4,}", word) for word in neighbours)
-
-
-def identity_tokens(dataset: Dataset) -> frozenset[str]:
-    """Return the words of all person names, and the numbers of the patient, in lower case."""
-    found = {token.lower() for text in _identities(dataset) for token in _IN_NAMES.split(text)}
-    found |= {text.lower() for tag in _IDENTIFIERS if tag in dataset for text in texts(dataset[tag])}
-    return frozenset(token for token in found if len(token) >= _SHORTEST_TOKEN and not _NUMBER.fullmatch(token))
-
-
-def _identities(dataset: Dataset) -> Iterator[str]:
-    for element in _readable(dataset):
-        if element.VR == "SQ":
-            for one in element.value:
-                yield from _identities(one)
-        elif element.VR == "PN" or element.tag in _IDENTIFIERS:
-            yield from texts(element)
-
-
-def _readable(dataset: Dataset) -> Iterable[Any]:
-    for tag in list(dataset.keys()):
-        try:
-            yield dataset[tag]
-        except Exception:  # noqa: BLE001, S112  # what cannot be read is removed later
-            continue
 
 
 def is_public_code(code: Dataset) -> bool:

@@ -18,9 +18,10 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID
 
 from mercure_anonymizer.assignments import Macros
-from mercure_anonymizer.cleaning import Cleaner, identity_tokens
+from mercure_anonymizer.cleaning import Cleaner
 from mercure_anonymizer.deidentify import Walker, assign
 from mercure_anonymizer.errors import AnonymizerError, InstanceError
+from mercure_anonymizer.identity import Identity
 from mercure_anonymizer.markers import mark
 from mercure_anonymizer.pixels import clean_pixels
 from mercure_anonymizer.regular_files import NotRegularError, open_regular
@@ -104,7 +105,7 @@ def deidentify(dataset: FileDataset, settings: Settings, now: datetime, tally: T
     walker = Walker(
         settings=settings,
         macros=macros,
-        cleaner=Cleaner(identity_tokens(dataset)),
+        cleaner=Cleaner(Identity.of_dataset(dataset)),
         sop_class=str(dataset.SOPClassUID),
         pseudonym=settings.mapping.pseudonym(macros.patient) if settings.preset == "default" else "",
         shift_days=settings.mapping.shift_days(macros.patient) if settings.preset == "default" else 0,
