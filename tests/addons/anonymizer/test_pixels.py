@@ -18,7 +18,7 @@ from tests.addons.anonymizer.answer_key import plant_overlay
 from tests.addons.anonymizer.samples import SECONDARY_CAPTURE, SECRET, US_MULTIFRAME, region, regions, screen, task
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-BANNER = {"Modality": "US", "rectangles": [[4, 2, 10, 5], [30, 20, 500, 500]]}
+BANNER = {"Modality": "US", "rectangles": [[4, 2, 10, 5], [30, 20, 2, 4]]}
 
 
 def treated(folder: Path, content: bytes, **settings: Any) -> FileDataset:
@@ -37,7 +37,7 @@ def frames(found: FileDataset) -> NDArray[Any]:
 def in_banner(found: FileDataset) -> NDArray[np.bool_]:
     mask = np.zeros((found.Rows, found.Columns), dtype=bool)
     mask[2:7, 4:14] = True
-    mask[20:, 30:] = True
+    mask[20:24, 30:32] = True
     return mask
 
 
@@ -116,7 +116,7 @@ def test_compressed_pixels_are_decoded_first(transfer_syntax: str, photometric: 
 def test_lossy_colours_are_decoded_and_blackened(name: str, tmp_path: Path) -> None:
     path = get_testdata_file(name)
     assert isinstance(path, str)
-    rule = {"Modality": "OT", "rectangles": [[0, 0, 1000, 10]]}
+    rule = {"Modality": "OT", "rectangles": [[0, 0, 100, 10]]}
     found = treated(tmp_path, Path(path).read_bytes(), pixel_rules=[rule])
     assert found.PhotometricInterpretation == "RGB"
     assert (found.pixel_array[:10] == 0).all()
@@ -170,6 +170,31 @@ def test_a_rule_fits_when_all_of_its_signature_does(signature: dict[str, Any], f
             treated(tmp_path, builders.encode(image), pixel_rules=rules)
 
 
+@pytest.mark.parametrize(
+    "rectangle", [[5000, 5000, 10, 10], [0, 24, 4, 4], [32, 0, 4, 4], [30, 0, 3, 4], [0, 0, 4, 25]]
+)
+def test_a_rectangle_that_is_not_inside_of_the_image_refuses_it(rectangle: list[int], tmp_path: Path) -> None:
+    rule = {"Modality": "US", "rectangles": [[0, 0, 32, 4], rectangle]}
+    with pytest.raises(InstanceError, match="not inside of the image"):
+        treated(tmp_path, builders.encode(screen()), pixel_rules=[rule])
+
+
+def test_a_rule_that_blackens_nothing_does_not_unsay_that_text_is_burned_in(tmp_path: Path) -> None:
+    image = builders.encode(screen(BurnedInAnnotation="YES"))
+    rules = [{"Modality": "US"}]
+    with pytest.raises(InstanceError, match="BurnedInAnnotation YES"):
+        treated(tmp_path, image, pixel_rules=rules)
+    found = treated(tmp_path, image, pixel_rules=rules, burned_in="accept")
+    assert found.BurnedInAnnotation == "YES"
+    assert "113101" not in [code.CodeValue for code in found.DeidentificationMethodCodeSequence]
+
+
+def test_a_rule_that_blackens_lets_an_image_pass_that_says_it_has_text(tmp_path: Path) -> None:
+    found = treated(tmp_path, builders.encode(screen(BurnedInAnnotation="YES")), pixel_rules=[BANNER])
+    assert found.BurnedInAnnotation == "NO"
+    assert (frames(found)[:, in_banner(found)] == 0).all()
+
+
 REFUSED = [
     screen(),
     screen(US_MULTIFRAME, frames=2),
@@ -187,7 +212,8 @@ def test_images_that_may_show_text_are_refused_unless_someone_says_more(image: F
     content = builders.encode(image)
     with pytest.raises(InstanceError, match="text"):
         treated(tmp_path, content)
-    rule = {"Modality": image.Modality}
+    says_text = image.get("BurnedInAnnotation") == "YES"
+    rule = {"Modality": image.Modality, **({"rectangles": [[0, 0, 32, 4]]} if says_text else {})}
     assert treated(tmp_path, content, pixel_rules=[rule]).BurnedInAnnotation == "NO"
     (tmp_path / "out.dcm").unlink()
     accepted = treated(tmp_path, content, burned_in="accept")

@@ -30,15 +30,16 @@ def clean_pixels(dataset: FileDataset, settings: Settings) -> bool:
     if "PixelData" not in dataset:
         return False
     rule = next((one for one in settings.pixel_rules if one.matches(dataset)), None)
-    if rule is None and not settings.accept_burned_in:
-        _refuse_text(dataset)
     rectangles = _rectangles(rule, dataset) if rule else ()
+    if not settings.accept_burned_in and not rectangles:
+        _refuse_text(dataset, knows_device=rule is not None)
     if rectangles or graphics.hides_in_pixels(dataset, settings):
         _rewrite(dataset, rectangles)
     else:
         _cut_off_what_follows(dataset)
         clean_codestreams(dataset)
-    return rule is not None
+    # With text that was accepted in spite of the rule nobody can say that there is none.
+    return bool(rectangles) or (rule is not None and not _says_text(dataset))
 
 
 def _cut_off_what_follows(dataset: FileDataset) -> None:
@@ -50,11 +51,16 @@ def _cut_off_what_follows(dataset: FileDataset) -> None:
         dataset.PixelData = dataset.PixelData[: size + size % 2]
 
 
-def _refuse_text(dataset: Dataset) -> None:
-    said = str(dataset.get("BurnedInAnnotation", "")).strip().upper()
-    if said == "YES":
-        raise InstanceError("text is burned into the image (BurnedInAnnotation YES) and no pixel rule fits")
-    if said != "NO" and is_from_screen(dataset):
+def _says_text(dataset: Dataset) -> bool:
+    return str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+
+
+def _refuse_text(dataset: Dataset, *, knows_device: bool) -> None:
+    """Refuse an image that may show text and in which nothing is blackened. A rule without places knows the device."""
+    if _says_text(dataset):
+        raise InstanceError("text is burned into the image (BurnedInAnnotation YES) and no pixel rule says where")
+    said_none = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "NO"
+    if not knows_device and not said_none and is_from_screen(dataset):
         raise InstanceError("images of this kind often show text: neither a pixel rule nor BurnedInAnnotation NO")
 
 
@@ -70,9 +76,19 @@ def is_from_screen(dataset: Dataset) -> bool:
 
 
 def _rectangles(rule: PixelRule, dataset: Dataset) -> tuple[Rectangle, ...]:
-    if not rule.outside_ultrasound_regions:
-        return rule.rectangles
+    """Return what is blackened. Raises `InstanceError` when a rectangle is not inside of the image.
+
+    Such a rule was made for images of another size: its text stands elsewhere in this one.
+    """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if any(one.x + one.width > columns or one.y + one.height > rows for one in rule.rectangles):
+        raise InstanceError(
+            "a rectangle of the pixel rule is not inside of the image: the rule is for images of another size"
+        )
+    return rule.rectangles + (_outside_regions(dataset, rows, columns) if rule.outside_ultrasound_regions else ())
+
+
+def _outside_regions(dataset: Dataset, rows: int, columns: int) -> tuple[Rectangle, ...]:
     shown = np.zeros((rows, columns), dtype=bool)
     for region in dataset.get("SequenceOfUltrasoundRegions") or []:
         left, right = int(region.RegionLocationMinX0), int(region.RegionLocationMaxX1)
@@ -80,7 +96,7 @@ def _rectangles(rule: PixelRule, dataset: Dataset) -> tuple[Rectangle, ...]:
         shown[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = True
     if not shown.any():
         raise InstanceError("the pixel rule needs ultrasound regions, and the image has none")
-    return rule.rectangles + tuple(_rows_outside(shown))
+    return tuple(_rows_outside(shown))
 
 
 def _rows_outside(shown: NDArray[np.bool_]) -> list[Rectangle]:
