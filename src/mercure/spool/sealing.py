@@ -15,11 +15,9 @@ the seal and the place in the plan, so a job that exists already, wherever it st
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +30,10 @@ from mercure.spool import plans
 from mercure.spool.durable import fsync_folder, link_or_copy, move_folder
 from mercure.spool.job_files import read_task, write_error_log, write_task
 from mercure.spool.kept import KeptSeries, is_in_memory
-from mercure.spool.layout import Layout, Origin
+from mercure.spool.layout import Layout
 from mercure.spool.moves import finish_move
 from mercure.spool.plans import PlacedJob
+from mercure.spool.sealed_contents import Contents, read_contents
 from mercure.spool.trees import copy_entry, copy_tree, remove_tree
 
 __all__ = [
@@ -49,19 +48,6 @@ __all__ = [
     "receptions",
     "seal",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a sealed reception holds. `kinds` above 1: instances of several kinds, see `Reception.note_kind`."""
-
-    study_uid: str
-    series_uid: str
-    origin: Origin
-    instances: tuple[str, ...]
-    kinds: int
-    problem: str = ""
-    """Why origin and study are not known, when `reception.json` is damaged: no rule may be asked then."""
 
 
 _OF_MODULES = (names.MODULE_LOGS, names.RESULTS, f".{names.RESULTS}", names.MODULE_INPUT, names.MODULE_OUTPUT)
@@ -89,29 +75,7 @@ class Sealed:
 
         Raises `OSError` when it cannot be read just now.
         """
-        try:
-            entries = os.listdir(self.received)
-        except FileNotFoundError:
-            return None
-        instances = tuple(names.in_order(name for name in entries if name.endswith(".dcm")))
-        kinds = sum(name.startswith(names.KIND_PREFIX) for name in entries)
-        try:
-            with open(self.received / names.RECEPTION_FILE, encoding="utf-8") as file:
-                data = json.load(file)
-            origin = Origin(data["sender_aet"], data["receiver_aet"], data["sender_address"])
-            return Contents(data["study_uid"], data["series_uid"], origin, instances, kinds)
-        except FileNotFoundError:
-            problem = (
-                ""  # of an existing installation, or of a job whose task.json was lost: an operator wants it routed
-            )
-        except (ValueError, KeyError, TypeError):
-            problem = "reception.json is damaged: who sent the series, and to whom, is not known"
-        earlier = self.earlier_job()
-        if earlier and (known := earlier.series).calling_ae_title:
-            origin = Origin(known.calling_ae_title, known.called_ae_title, known.peer_address)
-            return Contents(known.study_uid, known.series_uid, origin, instances, kinds)
-        series_uid = instances[0].partition("#")[0] if instances else ""
-        return Contents("", series_uid, Origin("", "", ""), instances, kinds, problem)
+        return read_contents(self.received, self.earlier_job)
 
     def earlier_job(self) -> Job | None:
         """Return the job that was taken back from `error/` to be routed again, or None for a fresh reception."""
@@ -144,16 +108,24 @@ class Sealed:
         if self.received.exists() and (kept.was_begun or begins_in_memory):
             return self._create_and_keep(kept, jobs, resumed=resumed)
         made: list[PlacedJob] = []
-        last = jobs[-1]
-        if not (resumed and self._is_made(last)):
-            for placed in jobs[:-1]:
-                if not (resumed and self._exists(placed)):
-                    self._link_job(placed, resumed=resumed)
-                    made.append(placed)
+        *others, last = jobs
+        is_made = resumed and self._is_made(last)
+        if not is_made:
+            to_make = [placed for placed in others if not (resumed and self._exists(placed))]
+        elif self.received.exists():
+            # The last job was copied, and a crash brought back the source; or an older version kept the series for
+            # jobs in a memory that is gone by now, and noted nothing. Then these may be the only originals.
+            to_make = [placed for placed in others if placed.stage is Stage.PROCESSING and not self._exists(placed)]
+        else:
+            to_make = []
+        for placed in to_make:
+            self._link_job(placed, resumed=resumed)
+            made.append(placed)
+        if is_made:
+            remove_tree(self.received)
+        else:
             self._move_job(last)
             made.append(last)
-        elif self._is_elsewhere(last.stage):  # it was copied whole, and a crash came before all of the source was gone
-            remove_tree(self.received)
         self.remove()
         return made
 

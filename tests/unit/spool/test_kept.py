@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,6 +266,31 @@ def test_a_processing_folder_that_is_moved_to_a_disk_ends_the_keeping(
     assert on_disk.sealed() == []
     assert [on_disk.where(job) for job in (first, second, last)] == [[Stage.PROCESSING], [Stage.OUTGOING], []]
     assert len(os.listdir(on_disk.layout.processing / first.id / names.RECEIVED)) == 4
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_an_older_version_kept_without_notes_is_made_again_before_it_goes(
+    tmp_path: Path, series: BuiltSeries, *, elsewhere: bool, is_lost: bool
+) -> None:
+    layout = Layout.under(tmp_path / "data")
+    layout.create()
+    with ExitStack() as disks:
+        if elsewhere:
+            disks.enter_context(small_disk(layout.outgoing))
+        with small_disk(layout.processing):
+            jobs = begin(Desk(layout), series, Stage.PROCESSING, Stage.OUTGOING)
+            (seal,) = os.listdir(layout.sealed)
+            (layout.sealed / seal / names.MADE_FILE).unlink()
+            if not is_lost:
+                move_on(layout, jobs[0], Stage.SUCCESS)
+        desk = Desk(layout)  # `processing/` lies on a disk from now on
+        for _ in range(2):
+            desk.work()
+            place = Stage.PROCESSING if is_lost else Stage.SUCCESS
+            assert [desk.where(job) for job in jobs] == [[place], [Stage.OUTGOING]]
+            assert desk.sealed() == []
+            assert {*jobs[0].instances} < {*os.listdir(layout.stage(place) / jobs[0].id / names.RECEIVED)}
 
 
 def failed_job(layout: Layout, series: BuiltSeries) -> Job:
