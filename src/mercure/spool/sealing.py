@@ -34,6 +34,7 @@ from mercure.spool.layout import Layout
 from mercure.spool.moves import finish_move
 from mercure.spool.plans import PlacedJob
 from mercure.spool.sealed_contents import Contents, read_contents
+from mercure.spool.sealed_leftovers import sweep_leftover
 from mercure.spool.trees import copy_entry, copy_tree, remove_tree
 
 __all__ = [
@@ -301,7 +302,7 @@ def open_sealed(
     for name in sorted(os.listdir(layout.sealed)):
         folder = layout.sealed / name
         if name.startswith("."):
-            _sweep_hidden(folder)
+            sweep_leftover(folder)
             continue
         if not is_wanted(name):
             continue
@@ -345,18 +346,6 @@ def make_folders(layout: Layout) -> None:
                 os.mkdir(path, 0o750)
         except OSError as error:
             raise SpoolError(f"the folder {path} cannot be used: {error.strerror}") from error
-
-
-def _sweep_hidden(folder: Path) -> None:
-    """Remove what a crash left before the seal had a name; a living router holds the lock."""
-    with contextlib.suppress(OSError):
-        lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(folder / names.LOCK_FILE)
-            os.rmdir(folder)
-        finally:
-            os.close(lock)
 
 
 def receptions(layout: Layout) -> list[str]:

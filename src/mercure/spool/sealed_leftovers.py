@@ -1,0 +1,35 @@
+"""Hidden folders below `.sealed/`: what somebody is just making there, or left when the power went."""
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from mercure.spool import layout as names
+from mercure.spool.trees import remove_tree
+
+_COPY_SUFFIX = ".copy"
+_ABANDONED_SECONDS = 24 * 3600.0
+"""No copy of a job takes so long without a change to its folder. Whoever wants the job again begins it anew anyway."""
+
+
+def sweep_leftover(folder: Path) -> None:
+    """Remove a hidden folder that nobody works on any more. What cannot be removed stays for the next time.
+
+    A seal that has no name yet is locked while its router lives. A copy of a job from another file system (see
+    `copy_folder`) is not, and has the lock file of that job in it: it is left alone until it is old.
+    """
+    with contextlib.suppress(OSError):
+        if folder.name.endswith(_COPY_SUFFIX):
+            # Not the time of modification: a copy takes that over from the original.
+            if time.time() - os.lstat(folder).st_ctime > _ABANDONED_SECONDS:
+                remove_tree(folder)
+            return
+        lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(folder / names.LOCK_FILE)
+            os.rmdir(folder)
+        finally:
+            os.close(lock)
