@@ -11,7 +11,7 @@ from mercure.core.events import Event, EventKind, EventSink
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, DeliveryState, FailStage, Job
 from mercure.services.delivery_run import Attempt, settled
-from mercure.spool.jobs import Claim
+from mercure.spool.jobs import Claim, is_unprocessed
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,13 @@ Pause = Callable[[int], timedelta | None]
 
 
 def is_waiting(job: Job) -> bool:
-    """Whether a target of the job still waits for something. Nothing does once the job is on its way to `error/`."""
-    return job.fail_stage is None and any(delivery.state is DeliveryState.WAITING for delivery in job.deliveries)
+    """Whether a target of the job still waits for something. Nothing does once the job is on its way to `error/`.
+
+    Nor does anything while its modules have not worked on it: an anonymizer that did not run must never be passed by.
+    """
+    if job.fail_stage is not None or is_unprocessed(job):
+        return False
+    return any(delivery.state is DeliveryState.WAITING for delivery in job.deliveries)
 
 
 def after_attempt(delivery: Delivery, attempt: Attempt, pause: Pause, now: datetime) -> tuple[Delivery, EventKind]:
@@ -86,14 +91,17 @@ class Settlement:
         self.emit(EventKind.JOB_SETTLED, job, detail=Stage.SUCCESS.value, count=len(job.instances))
 
     def fail(self, taken: Claim, job: Job, reason: str) -> None:
-        """Move a job to `error/`. Raises `OSError` or `SpoolError`."""
-        taken.fail(job, FailStage.DISPATCHING, reason, self._clock.now())
+        """Move a job to `error/`, to be retried where it lacks something. Raises `OSError` or `SpoolError`."""
+        failed_at = FailStage.PROCESSING if is_unprocessed(job) else FailStage.DISPATCHING
+        taken.fail(job, failed_at, reason, self._clock.now())
         level = logging.WARNING if BY_OPERATOR in reason else logging.ERROR  # an operator knows what he has cancelled
         log.log(level, "job %s went to error: %s", job.id, reason)
         self.emit(EventKind.JOB_SETTLED, job, detail=Stage.ERROR.value, count=len(job.instances))
 
     def odd(self, taken: Claim) -> Job | None:
         """Settle a job that no target waits for: damaged, without target, or finished by a dispatcher that died.
+
+        So is one whose modules have not worked on it: it goes to `error/` and is not sent.
 
         Returns the job when a target of it waits after all; the claim is then still the caller's. Raises `OSError` or
         `SpoolError` when the job cannot be moved.
@@ -110,6 +118,8 @@ class Settlement:
             return job
         if job.fail_stage:  # failed or cancelled, and a crash before the move
             self.fail(taken, job, job.reason)
+        elif is_unprocessed(job):
+            self.fail(taken, job, "the job has modules and no results of theirs; it is not sent as it came")
         elif not job.deliveries:
             self.fail(taken, job, "the job names no target")
         else:

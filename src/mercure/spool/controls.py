@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, Processing
 from mercure.spool import layout as names
 from mercure.spool.durable import fsync_folder, give_to_owner
-from mercure.spool.jobs import Claim, claim
+from mercure.spool.jobs import Claim, claim, is_unprocessed
 from mercure.spool.kept import is_in_memory, kept_again_id, note_safe
 from mercure.spool.layout import Layout
 from mercure.spool.moves import move_job
@@ -27,6 +27,9 @@ _LONG_ID = 80
 
 _LET_GO_SECONDS = 1.0
 
+_NAME_FREE_SECONDS = 2.0
+"""How long the router may need to remove what it kept of a job that has just left the memory."""
+
 HOLDABLE = (Stage.PROCESSING, Stage.OUTGOING)
 
 
@@ -34,7 +37,8 @@ def retry(layout: Layout, job_id: str, now: datetime, *, as_then: bool = False) 
     """Let a job go on: from `error/` at the step that failed; one that waits, at once instead of at its next time.
 
     A job that failed in its modules is processed anew from `received/`, with the rule and the modules of today unless
-    `as_then` asks for the settings it was made with.
+    `as_then` asks for the settings it was made with. So is every other one that has modules and no results of theirs:
+    what a retry that was cut off left is never sent as it came.
 
     Returns what happens now, for a person. Raises `SpoolError` when the job cannot be retried, saying why.
     """
@@ -43,31 +47,42 @@ def retry(layout: Layout, job_id: str, now: datetime, *, as_then: bool = False) 
         return "is being sent right now; what fails of it is tried again at once"
     with contextlib.closing(taken):
         job = taken.read()
-        if taken.stage is Stage.OUTGOING:
-            taken.takes_up_retry()
-            taken.defer(job.due_again(now))
-            _mark(layout.control)
-            return "is due now"
         if taken.stage is Stage.PROCESSING:
-            taken.defer(replace(job, processing=replace(job.processing, not_before=None)))
+            taken.defer(replace(_not_failed(job), processing=replace(job.processing, not_before=None)))
             _mark(layout.control)
             return "is due now"
-        if job.fail_stage is FailStage.RECEIVING:
-            raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
-        if job.fail_stage is FailStage.ROUTING:
-            _check_instances(job)
-            _route_again(layout, taken, job, now)
-            return "is routed again with the rules of now"
-        if job.fail_stage is FailStage.PROCESSING:
-            _check_instances(job)
-            again = replace(job.due_again(now), results=None, processing=Processing(uses_today=not as_then))
-            _process_again(layout, taken, replace(again, fail_stage=None, reason="", settled_at=None))
-            return f"is processed again with the settings of {'then' if as_then else 'now'}"
-        if not job.deliveries:
-            raise SpoolError("the job names no target; it cannot be retried from here")
-        taken.commit(replace(job.due_again(now), fail_stage=None, reason="", settled_at=None), Stage.OUTGOING)
-        _mark(layout.control)
-        return "is dispatched again to the targets that do not have everything"
+        if taken.stage is Stage.OUTGOING and not is_unprocessed(job):
+            taken.takes_up_retry()
+            taken.defer(_not_failed(job.due_again(now)))
+            _mark(layout.control)
+            return "is due now"
+        return _begin_again(layout, taken, job, now, as_then=as_then)
+
+
+def _begin_again(layout: Layout, taken: Claim, job: Job, now: datetime, *, as_then: bool) -> str:
+    """Have a job go back to the stage of the step that failed.
+
+    The step follows from what the job holds wherever that is not the same as what it says it failed at: a retry that
+    was killed before the job moved has written down already that it did not fail.
+    """
+    if job.fail_stage is FailStage.RECEIVING:
+        raise SpoolError("the instance could not be read; mend or remove the file, or have it sent again")
+    if job.fail_stage is FailStage.ROUTING:
+        _check_instances(taken, job)
+        _route_again(layout, taken, job, now)
+        return "is routed again with the rules of now"
+    if job.fail_stage is FailStage.PROCESSING or is_unprocessed(job):
+        _check_instances(taken, job)
+        again = replace(job.due_again(now), results=None, processing=Processing(uses_today=not as_then))
+        with _says_as_before(taken, replace(job, results=None)):
+            _process_again(layout, taken, _not_failed(again))
+        return f"is processed again with the settings of {'then' if as_then else 'now'}"
+    if not job.deliveries:
+        raise SpoolError("the job names no target; it cannot be retried from here")
+    with _says_as_before(taken, job):
+        taken.commit(_not_failed(job.due_again(now)), Stage.OUTGOING)
+    _mark(layout.control)
+    return "is dispatched again to the targets that do not have everything"
 
 
 def route_by(layout: Layout, job_id: str, rule: str, now: datetime) -> str:
@@ -82,9 +97,10 @@ def route_by(layout: Layout, job_id: str, rule: str, now: datetime) -> str:
         job = taken.read()
         if taken.stage is Stage.ERROR and job.fail_stage is not FailStage.ROUTING:
             raise SpoolError("only what was discarded or failed at routing can be routed again")
-        _check_instances(job)
-        taken.save(replace(job, forced_rule=rule, done=()))
-        _route_again(layout, taken, job, now)
+        _check_instances(taken, job)
+        with _says_as_before(taken, job):
+            taken.save(replace(job, forced_rule=rule, done=()))
+            _route_again(layout, taken, job, now)
     return f"is routed again by rule {rule!r}"
 
 
@@ -103,8 +119,10 @@ def cancel(layout: Layout, job_id: str, now: datetime) -> str:
         if taken is None:
             return "is being stopped"
         with contextlib.closing(taken):
-            failed_at = FailStage.DISPATCHING if stage is Stage.OUTGOING else FailStage.PROCESSING
-            taken.fail(taken.read(), failed_at, "cancelled by an operator", now)
+            job = taken.read()
+            was_sent = stage is Stage.OUTGOING and not is_unprocessed(job)
+            failed_at = FailStage.DISPATCHING if was_sent else FailStage.PROCESSING
+            taken.fail(job, failed_at, "cancelled by an operator", now)
         return "is cancelled"
     raise SpoolError(f"no waiting or running job {job_id}")
 
@@ -181,13 +199,37 @@ def _listed(stages: tuple[Stage, ...]) -> str:
     return f"{', '.join(some)} or {last}" if some else last
 
 
-def _check_instances(job: Job) -> None:
+def _check_instances(taken: Claim, job: Job) -> None:
+    """Raise `SpoolError` unless all that was received is there: without one of them nobody could go on."""
     if not job.instances:
         raise SpoolError("the job holds no instance; nothing of it can be sent")
+    try:
+        with os.scandir(taken.received) as entries:
+            there = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except (FileNotFoundError, NotADirectoryError):
+        there = set()
+    missing = len(set(job.instances) - there)
+    if missing:
+        raise SpoolError(f"{missing} of {len(job.instances)} instances are not in received/ any more")
+
+
+def _not_failed(job: Job) -> Job:
+    return replace(job, fail_stage=None, reason="", settled_at=None)
+
+
+@contextlib.contextmanager
+def _says_as_before(taken: Claim, job: Job) -> Iterator[None]:
+    """Have a job that could not be moved say again what it failed at, as far as the disk takes that."""
+    try:
+        yield
+    except (OSError, SpoolError):
+        with contextlib.suppress(OSError, SpoolError):
+            taken.save(job)
+        raise
 
 
 def _process_again(layout: Layout, taken: Claim, job: Job) -> None:
-    """Have a job of `error/` processed from `received/`, as the given one."""
+    """Have a job processed from `received/`, as the given one."""
     remove_tree(taken.folder / names.RESULTS)
     if is_in_memory(layout):
         # Memory is no place for the only copy: a router makes the job from the sealed folder, and keeps that.
@@ -206,8 +248,7 @@ def _route_again(layout: Layout, taken: Claim, job: Job, now: datetime) -> None:
 
 def _seal_again(layout: Layout, taken: Claim, job: Job, seal_id: str, plan: Mapping[str, Any] | None = None) -> None:
     """Move the job among the sealed receptions, by one rename, with the plan that is followed, or to be planned."""
-    if (layout.sealed / seal_id).exists():
-        raise SpoolError("the job is being routed again already")
+    _wait_for_name(layout.sealed / seal_id)
     taken.clear_of_modules(job)
     if plan is None:
         (taken.folder / names.PLAN_FILE).unlink(missing_ok=True)  # of an earlier try that was cut off
@@ -218,3 +259,12 @@ def _seal_again(layout: Layout, taken: Claim, job: Job, seal_id: str, plan: Mapp
     move_job(taken.folder, layout.sealed / seal_id, taken.stage)
     fsync_folder(layout.sealed)
     fsync_folder(layout.stage(taken.stage))
+
+
+def _wait_for_name(folder: Path) -> None:
+    """Wait for the router to remove what it kept of a job that has just left. Raises `SpoolError` when it does not."""
+    deadline = time.monotonic() + _NAME_FREE_SECONDS
+    while folder.exists():
+        if time.monotonic() >= deadline:
+            raise SpoolError("the job is being routed again already")
+        time.sleep(0.02)

@@ -25,6 +25,14 @@ from mercure.spool.moves import finish_move, move_job, remove_job
 from mercure.spool.trees import remove_tree
 
 
+def is_unprocessed(job: Job) -> bool:
+    """Whether modules must work on the job before anything of it may be sent, whatever it says it failed at.
+
+    A job of an existing installation that names no instances does not tell; see `Claim.read`.
+    """
+    return bool(job.process) and job.results is None and bool(job.instances)
+
+
 class Claim:
     """A job that this process works on. Close it, or give it up by `commit`, `defer` or `fail`, exactly once."""
 
@@ -49,22 +57,29 @@ class Claim:
         """Read `task.json`. Raises `SpoolError` when it is not valid, `OSError` when the folder cannot be used.
 
         A job of an existing installation names no instances and holds them beside `task.json`: they are taken over.
+        Where it was to be sent its modules had replaced them by their results.
         """
         job = read_task(self.folder)
         if job.id != self.id:
             raise SpoolError("task.json belongs to another job")
-        return job if job.instances else replace(job, instances=self._adopt())
+        if job.instances:
+            return job
+        if job.process and (self.stage is Stage.OUTGOING or job.fail_stage is FailStage.DISPATCHING):
+            results = self._adopt(names.RESULTS)
+            return replace(job, instances=results, results=results)
+        return replace(job, instances=self._adopt(names.RECEIVED))
 
-    def _adopt(self) -> tuple[str, ...]:
-        """Move instances that lie in the folder itself to `received/`, and return the names of all of them."""
+    def _adopt(self, place: str) -> tuple[str, ...]:
+        """Move instances that lie in the folder itself to a folder in it, and return the names of all of them."""
+        folder = self.folder / place
         loose = [entry.name for entry in os.scandir(self.folder) if _is_instance(entry)]
         if loose:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(self.received, 0o750)
+                os.mkdir(folder, 0o750)
             for name in loose:
-                os.rename(self.folder / name, self.received / name)
+                os.rename(self.folder / name, folder / name)
         try:
-            return tuple(names.in_order(entry.name for entry in os.scandir(self.received) if _is_instance(entry)))
+            return tuple(names.in_order(entry.name for entry in os.scandir(folder) if _is_instance(entry)))
         except FileNotFoundError:
             return ()
 
@@ -138,7 +153,7 @@ class Claim:
         """
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.folder / names.TASK_FILE, self.folder / "task.json.unreadable")
-        job = Job(self.id, "none", SeriesInfo(), at, self._adopt())
+        job = Job(self.id, "none", SeriesInfo(), at, self._adopt(names.RECEIVED))
         self.fail(job, FailStage.ROUTING, reason, at)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ first, and nobody works on both.
 
 import contextlib
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def move_job(source: Path, target: Path, stage: Stage) -> None:
 
 
 def remove_job(folder: Path) -> None:
-    """Remove a job folder: at once from sight, so that nobody meets a part of it."""
+    """Remove a job folder: at once from sight, so that nobody meets a part of it. Without effect when it is gone."""
     hidden = folder.with_name(f".{folder.name}{_GONE}")
-    os.rename(folder, hidden)
+    remove_tree(hidden)  # of an earlier removal that was cut off
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, hidden)
     remove_tree(hidden)
 
 
@@ -53,7 +56,10 @@ def sweep_removed(layout: Layout) -> None:
 
 
 def finish_move(layout: Layout, folder: Path) -> None:
-    """Remove what this job folder was copied from, if a crash left it. Raises `OSError` when that is not possible."""
+    """Remove what this job folder was copied from, if a crash left it. Raises `OSError` when that is not possible.
+
+    `BlockingIOError` among them: who holds the claim of the source copies it just now, or works on it.
+    """
     try:
         stage_name, _, job_id = (folder / _MOVED_FROM).read_text(encoding="utf-8", errors="replace").partition("/")
     except FileNotFoundError:
@@ -61,8 +67,20 @@ def finish_move(layout: Layout, folder: Path) -> None:
     with contextlib.suppress(ValueError, SpoolError):  # somebody else's file, or the source has gone
         source = layout.stage(Stage(stage_name)) / names.check_job_id(job_id)
         if source != folder and read_task(source).id == read_task(folder).id:
-            remove_job(source)
+            _remove_unclaimed(source)
     _unmark(folder)
+
+
+def _remove_unclaimed(source: Path) -> None:
+    try:
+        lock = os.open(source / names.LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_job(source)
+    finally:
+        os.close(lock)
 
 
 def _unmark(folder: Path) -> None:

@@ -28,6 +28,7 @@ from tests.small_disk import fill, read_only, small_disk
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
 from mercure.core.events import EventKind
+from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.retry import RetryPolicy
 from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
@@ -1208,3 +1209,32 @@ def test_instances_that_a_module_made_unreadable_are_sent(monkeypatch: pytest.Mo
         root = Path(__file__).parents[3]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=120)
         assert (done.stdout, done.returncode) == ("True 3\n", 0), done.stderr[-2000:]
+
+
+def test_a_job_with_modules_that_made_nothing_yet_is_never_sent_as_it_came(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = process_section([StepPlan("anonymize")])
+    desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
+    job = make_job(layout, small_series(tmp_path / "series", 2), "archive", process=steps)
+    desk.settle()
+    assert desk.jobs(Stage.ERROR) == [job.id]
+    failed = desk.read(Stage.ERROR, job)
+    assert (failed.fail_stage, failed.results) == (FailStage.PROCESSING, None)
+    assert failed.reason == "the job has modules and no results of theirs; it is not sent as it came"
+    assert [delivery.state for delivery in failed.deliveries] == [DeliveryState.WAITING]
+    assert list((tmp_path / "targets").rglob("*.dcm")) == []
+    assert job.id in caplog.text
+
+
+def test_a_job_that_lost_its_results_while_it_waited_is_not_sent_as_it_came(layout: Layout, tmp_path: Path) -> None:
+    steps = process_section([StepPlan("anonymize")])
+    desk = Desk(layout, {"archive": folder(tmp_path, "archive")})
+    job = make_job(layout, small_series(tmp_path / "series", 1), "archive", process=steps, results=("new.dcm",))
+    controls.hold(layout, Stage.OUTGOING)
+    desk.dispatcher.step()  # it waits for its target by now
+    write_task(layout.outgoing / job.id, replace(job, results=None))
+    controls.release(layout, Stage.OUTGOING)
+    desk.settle()
+    assert desk.read(Stage.ERROR, job).fail_stage is FailStage.PROCESSING
+    assert list((tmp_path / "targets").rglob("*.dcm")) == []

@@ -1,6 +1,8 @@
 """What operators do: retry, cancel, hold and release, and the answers when it cannot be done."""
 
+import os
 import re
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import pytest
 from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
+from tests.small_disk import fill, small_disk
 
 from mercure.core.errors import SpoolError
+from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, DeliveryState, FailStage, Processing
 from mercure.spool import controls, sealing
@@ -19,6 +23,7 @@ from mercure.spool.jobs import Claim, claim, is_held
 from mercure.spool.layout import Layout
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ANONYMIZED = process_section([StepPlan("anonymize")])
 
 
 @pytest.fixture
@@ -86,9 +91,12 @@ def test_ids_do_not_grow_for_ever_with_retries(layout: Layout, series: BuiltSeri
     assert re.fullmatch(r"20260301T120000-[0-9a-f]{10}", folder.name)
 
 
-def test_a_job_that_is_being_routed_again_is_not_taken_twice(layout: Layout, series: BuiltSeries) -> None:
+def test_a_job_that_is_being_routed_again_is_not_taken_twice(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.ROUTING)
     (layout.sealed / f"{job.id}-r").mkdir()
+    monkeypatch.setattr(controls, "_NAME_FREE_SECONDS", 0.05)
     with pytest.raises(SpoolError, match="already"):
         controls.retry(layout, job.id, NOW)
     assert (layout.error / job.id).is_dir()
@@ -264,3 +272,127 @@ def test_a_hold_outlives_a_retry(layout: Layout, series: BuiltSeries) -> None:
     controls.retry(layout, job.id, NOW)
     assert is_held(layout, Stage.OUTGOING, job.id)
     assert replace(read_task(layout.outgoing / job.id)).fail_stage is None
+
+
+def test_a_retry_waits_a_moment_for_the_router_to_remove_what_it_kept(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=FailStage.ROUTING)
+    (layout.sealed / f"{job.id}-r").mkdir()
+    monkeypatch.setattr(controls, "_NAME_FREE_SECONDS", 60.0)
+    router = threading.Timer(0.2, (layout.sealed / f"{job.id}-r").rmdir)
+    router.start()
+    assert "routed again" in controls.retry(layout, job.id, NOW)
+    router.join()
+    assert (layout.sealed / f"{job.id}-r" / "received").is_dir()
+
+
+def failed_at_processing(layout: Layout, series: BuiltSeries, *targets: str) -> str:
+    failed = FailStage.PROCESSING
+    job = make_job(layout, series, *targets, stage=Stage.ERROR, fail_stage=failed, reason="exit 7", process=ANONYMIZED)
+    return job.id
+
+
+@pytest.mark.parametrize("targets", [("a",), ()])
+def test_a_retry_that_cannot_move_the_job_leaves_it_as_it_was_and_the_next_one_processes_it(
+    layout: Layout, series: BuiltSeries, tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    job_id = failed_at_processing(layout, series, *targets)
+    before = read_task(layout.error / job_id)
+    layout.processing.rename(tmp_path / "away")
+    with pytest.raises(OSError, match="No such file"):
+        controls.retry(layout, job_id, NOW)
+    assert read_task(layout.error / job_id) == before
+    (tmp_path / "away").rename(layout.processing)
+    assert "is processed again" in controls.retry(layout, job_id, NOW)
+    assert read_task(layout.processing / job_id).process == ANONYMIZED
+    assert not (layout.outgoing / job_id).exists()
+
+
+def test_a_retry_onto_a_full_disk_leaves_the_job_as_it_was_and_the_next_one_processes_it(
+    layout: Layout, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = failed_at_processing(layout, series, "a")
+    before = read_task(layout.error / job_id)
+    monkeypatch.setattr(controls, "is_in_memory", lambda _layout: False)  # the small disk stands for a real one
+    with small_disk(layout.processing, 1 << 20) as disk:
+        ballast = fill(disk)
+        with pytest.raises(OSError, match="No space"):
+            controls.retry(layout, job_id, NOW)
+        assert read_task(layout.error / job_id) == before
+        ballast.unlink()
+        assert "is processed again" in controls.retry(layout, job_id, NOW)
+        assert read_task(layout.processing / job_id).fail_stage is None
+        assert not (layout.error / job_id).exists()
+    assert not (layout.outgoing / job_id).exists()
+
+
+@pytest.mark.parametrize("targets", [("a",), ()])
+def test_a_job_whose_retry_was_killed_before_it_moved_is_processed_by_the_next_one(
+    layout: Layout, series: BuiltSeries, targets: tuple[str, ...]
+) -> None:
+    job = make_job(layout, series, *targets, stage=Stage.ERROR, process=ANONYMIZED)  # written down, not yet moved
+    assert "is processed again" in controls.retry(layout, job.id, NOW)
+    assert (layout.processing / job.id).is_dir()
+
+
+@pytest.mark.parametrize("stage", [Stage.ERROR, Stage.OUTGOING])
+def test_a_job_that_was_to_be_sent_without_its_modules_is_processed(
+    layout: Layout, series: BuiltSeries, stage: Stage
+) -> None:
+    failed = FailStage.DISPATCHING if stage is Stage.ERROR else None
+    job = make_job(layout, series, "a", stage=stage, fail_stage=failed, process=ANONYMIZED)
+    assert "is processed again" in controls.retry(layout, job.id, NOW)
+    assert read_task(layout.processing / job.id).fail_stage is None
+
+
+def test_a_job_that_was_to_be_sent_without_its_modules_is_cancelled_as_one_to_process(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, "a", process=ANONYMIZED)
+    controls.cancel(layout, job.id, NOW)
+    assert read_task(layout.error / job.id).fail_stage is FailStage.PROCESSING
+
+
+def test_results_that_failed_at_their_target_are_dispatched_again_and_not_processed(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    failed = FailStage.DISPATCHING
+    job = make_job(layout, series, "a", stage=Stage.ERROR, fail_stage=failed, process=ANONYMIZED, results=("new.dcm",))
+    assert "dispatched again" in controls.retry(layout, job.id, NOW)
+    assert read_task(layout.outgoing / job.id).results == ("new.dcm",)
+
+
+def test_a_job_that_was_being_cancelled_when_its_worker_died_goes_on(layout: Layout, series: BuiltSeries) -> None:
+    waiting = make_job(layout, series, "a", fail_stage=FailStage.DISPATCHING, reason="cancelled", job_id="one")
+    unready = make_job(layout, series, stage=Stage.PROCESSING, fail_stage=FailStage.PROCESSING, job_id="two")
+    for job, stage in ((waiting, Stage.OUTGOING), (unready, Stage.PROCESSING)):
+        assert controls.retry(layout, job.id, NOW) == "is due now"
+        due = read_task(layout.stage(stage) / job.id)
+        assert (due.fail_stage, due.reason) == (None, "")
+
+
+@pytest.mark.parametrize("fail_stage", [FailStage.ROUTING, FailStage.PROCESSING])
+def test_a_job_that_lacks_an_instance_is_not_begun_again(
+    layout: Layout, series: BuiltSeries, fail_stage: FailStage
+) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR, fail_stage=fail_stage)
+    missing, other = (layout.error / job.id / "received" / name for name in job.instances)
+    missing.unlink()
+    with pytest.raises(SpoolError, match="1 of 2 instances are not in received/ any more"):
+        controls.retry(layout, job.id, NOW)
+    missing.symlink_to(other)
+    with pytest.raises(SpoolError, match="1 of 2 instances"):
+        controls.retry(layout, job.id, NOW)
+    (layout.error / job.id / "received").rename(layout.error / job.id / "elsewhere")
+    with pytest.raises(SpoolError, match="2 of 2 instances"):
+        controls.retry(layout, job.id, NOW)
+    assert read_task(layout.error / job.id) == job
+
+
+def test_a_rule_that_could_not_be_followed_is_forgotten(layout: Layout, series: BuiltSeries, tmp_path: Path) -> None:
+    job = make_job(layout, series, stage=Stage.DISCARD, done=("route:a",))
+    os.rename(layout.sealed, tmp_path / "away")
+    with pytest.raises(OSError, match="No such file"):
+        controls.route_by(layout, job.id, "chosen", NOW)
+    assert read_task(layout.discard / job.id) == job

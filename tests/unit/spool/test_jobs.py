@@ -19,9 +19,9 @@ from mercure.core.stages import Stage
 from mercure.core.task import FailStage
 from mercure.spool import layout as names
 from mercure.spool.job_files import read_task
-from mercure.spool.jobs import Claim, claim, is_held, job_ids
+from mercure.spool.jobs import Claim, claim, is_held, is_unprocessed, job_ids
 from mercure.spool.layout import Layout
-from mercure.spool.moves import finish_move, sweep_removed
+from mercure.spool.moves import finish_move, remove_job, sweep_removed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -239,6 +239,28 @@ def test_a_mark_never_removes_another_job(layout: Layout, series: BuiltSeries) -
     assert stages_of(layout, "other") == [Stage.ERROR]
 
 
+def test_a_source_that_somebody_has_claimed_is_not_removed_and_the_copy_is_not_claimed(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, "archive", stage=Stage.ERROR)
+    make_job(layout, series, "archive", job_id=job.id)
+    (layout.outgoing / job.id / ".moved-from").write_text(f"error/{job.id}")
+    mover = claimed(layout, job.id, Stage.ERROR)
+    assert claim(layout, Stage.OUTGOING, job.id) is None
+    assert stages_of(layout, job.id) == [Stage.OUTGOING, Stage.ERROR]
+    mover.close()
+    claimed(layout, job.id).close()
+    assert stages_of(layout, job.id) == [Stage.OUTGOING]
+
+
+def test_removing_a_job_that_is_gone_is_no_error_and_what_was_cut_off_is_finished(layout: Layout) -> None:
+    remove_job(layout.error / "job")
+    for folder in ("job", ".job.gone"):
+        (layout.error / folder / "received").mkdir(parents=True)
+    remove_job(layout.error / "job")
+    assert list(layout.error.iterdir()) == []
+
+
 def test_removals_that_were_cut_off_are_swept(layout: Layout) -> None:
     (layout.error / ".job.gone" / "received").mkdir(parents=True)
     (layout.error / ".job").mkdir()
@@ -280,6 +302,25 @@ def test_a_job_of_an_existing_installation_keeps_its_instances(layout: Layout, s
     assert sorted(path.name for path in taken.received.iterdir()) == list(job.instances)
     assert taken.read().instances == job.instances, "again after a crash"
     taken.close()
+
+
+@pytest.mark.parametrize(("stage", "failed"), [(Stage.OUTGOING, None), (Stage.ERROR, "DISPATCHING")])
+def test_a_job_of_an_existing_installation_that_was_to_be_sent_holds_results(
+    layout: Layout, series: BuiltSeries, stage: Stage, failed: str | None
+) -> None:
+    folder = old_layout_job(layout, stage, series)
+    content = json.loads((folder / "task.json").read_text())
+    content["process"] = {"module_name": "anonymize"}
+    content["info"]["fail_stage"] = failed
+    (folder / "task.json").write_text(json.dumps(content))
+    assert not is_unprocessed(read_task(folder))
+    for _ in range(2):  # a crash may come before it is written down
+        taken = claimed(layout, folder.name, stage)
+        job = taken.read()
+        taken.close()
+        assert job.results == job.payload == tuple(sorted(path.name for path in series.files))
+        assert sorted(path.name for path in taken.payload(job).iterdir()) == list(job.payload)
+        assert not is_unprocessed(job)
 
 
 def test_a_damaged_job_of_an_existing_installation_keeps_its_instances_in_error(
