@@ -33,7 +33,7 @@ from mercure.services.service import Bell
 from mercure.services.stored_plan import jobs_of, stored_plan
 from mercure.spool import hints, sealing
 from mercure.spool.layout import Layout, Origin
-from mercure.spool.sealing import Contents, PlacedJob, Sealed
+from mercure.spool.sealing import Contents, MissingInstancesError, PlacedJob, Sealed
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,12 @@ class Router:
         if stored is None and contents:
             jobs, plan = self._plan(sealed, contents)
             sealed.write_plan(stored_plan(plan, jobs))
-        made = sealed.create_jobs(jobs, resumed=stored is not None)
+        try:
+            made = sealed.create_jobs(jobs, resumed=stored is not None)
+        except MissingInstancesError as error:
+            made = sealed.give_back(jobs, str(error), self._clock.now())
+            if not made:
+                raise
         for placed in made:
             self._events.emit(_created(placed, self._clock.now()))
             if placed.stage is Stage.ERROR:

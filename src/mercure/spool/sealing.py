@@ -18,13 +18,14 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
-from mercure.core.task import Job
+from mercure.core.task import FailStage, Job
 from mercure.spool import layout as names
 from mercure.spool import plans
 from mercure.spool.durable import fsync_folder, link_or_copy, move_folder
@@ -39,6 +40,7 @@ from mercure.spool.trees import copy_entry, copy_tree, remove_tree
 
 __all__ = [
     "Contents",
+    "MissingInstancesError",
     "PlacedJob",
     "SealOutcome",
     "Sealed",
@@ -52,6 +54,10 @@ __all__ = [
 
 
 _OF_MODULES = (names.MODULE_LOGS, names.RESULTS, f".{names.RESULTS}", names.MODULE_INPUT, names.MODULE_OUTPUT)
+
+
+class MissingInstancesError(SpoolError):
+    """A job cannot be made: instances of it are not there any more."""
 
 
 class Sealed:
@@ -145,6 +151,27 @@ class Sealed:
         self.close()
         return made
 
+    def give_back(self, jobs: Sequence[PlacedJob], reason: str, now: datetime) -> list[PlacedJob]:
+        """Return a job that was to be processed anew to `error/`, as it is, with the reason. Durable when it returns.
+
+        Empty, and without effect, when these jobs are not that one job. Raises `OSError`; then it can be called again.
+        """
+        earlier = self.earlier_job()
+        if earlier is None or [placed.job.id for placed in jobs] != [earlier.id] or self._exists(jobs[0]):
+            return []
+        remove_tree(self._draft_folder(jobs[0]))
+        job = replace(jobs[0].job, fail_stage=FailStage.PROCESSING, reason=reason, settled_at=now)
+        write_error_log(self.folder, reason, now)
+        write_task(self.folder, job)
+        # The plan goes along: until the whole folder has left, it says that these are not to be routed by rules.
+        (self.folder / names.MADE_FILE).unlink(missing_ok=True)
+        target = self._layout.error / job.id
+        move_folder(self.folder, target)
+        fsync_folder(self._layout.error)
+        (target / names.PLAN_FILE).unlink(missing_ok=True)
+        self.close()
+        return [PlacedJob(job, Stage.ERROR)]
+
     def remove(self) -> None:
         """Remove the sealed folder. Raises `OSError` when it still holds an instance: those are never removed here."""
         for folder in (self.received, self.folder):
@@ -208,7 +235,7 @@ class Sealed:
                 link_or_copy(self.received / name, received / name)
         missing = set(placed.job.instances) - set(os.listdir(received))
         if missing:
-            raise SpoolError(f"{len(missing)} instances of job {placed.job.id} are not there any more")
+            raise MissingInstancesError(f"{len(missing)} instances of job {placed.job.id} are not there any more")
         fsync_folder(received)
 
     def _publish(self, placed: PlacedJob) -> None:

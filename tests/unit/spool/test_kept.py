@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +27,7 @@ from mercure.spool.kept import KeptSeries, is_in_memory, kept_again_id, note_saf
 from mercure.spool.layout import Layout
 from mercure.spool.plans import PlacedJob, plan_of
 from mercure.spool.sealing import Sealed
-from mercure.spool.trees import remove_tree
+from mercure.spool.trees import copy_tree, remove_tree
 
 
 @pytest.fixture
@@ -337,6 +338,62 @@ def test_a_retry_into_memory_keeps_a_copy_on_the_disk(desk: Desk, series: BuiltS
     desk.work()
     assert (desk.where(job), desk.sealed()) == ([Stage.SUCCESS], [])
     assert len(os.listdir(desk.layout.success / job.id / names.RECEIVED)) == 3
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_retry_of_what_is_not_whole_any_more_ends_in_error_again(
+    desk: Desk, tmp_path: Path, *, elsewhere: bool
+) -> None:
+    with ExitStack() as disks:
+        if elsewhere:
+            disks.enter_context(small_disk(desk.layout.error))
+        job = failed_job(desk.layout, small_series(desk.layout.error / ".files", 3))
+        for time in (1, 2):
+            controls.retry(desk.layout, job.id, desk.clock.now())
+            kept = desk.layout.sealed / kept_again_id(job.id) / names.RECEIVED
+            os.rename(kept / job.instances[0], tmp_path / "instance")
+            desk.work()
+            assert (desk.where(job), desk.sealed()) == ([Stage.ERROR], [])
+            again = read_task(desk.layout.error / job.id)
+            assert (again.fail_stage, again.instances) == (FailStage.PROCESSING, job.instances)
+            assert again.reason == f"1 instances of job {job.id} are not there any more"
+            log = (desk.layout.error / job.id / names.ERROR_LOG).read_text()
+            assert (log.count("exit code 1"), log.count(again.reason)) == (1, time)
+            received = desk.layout.error / job.id / names.RECEIVED
+            assert {*job.instances[1:]} == {*os.listdir(received)}
+            shutil.copyfile(tmp_path / "instance", received / job.instances[0])  # it was found again
+        assert not {names.PLAN_FILE, names.MADE_FILE} & {*os.listdir(desk.layout.error / job.id)}
+        assert os.listdir(desk.layout.error / job.id / names.MODULE_LOGS) == ["1-m.log"]
+        taken(desk.layout, Stage.ERROR, job).close()
+        assert [name for name in os.listdir(desk.layout.processing) if name != names.MEMORY_FILE] == []
+
+
+def test_a_return_to_error_that_a_crash_cut_off_is_finished(desk: Desk, series: BuiltSeries) -> None:
+    job = failed_job(desk.layout, series)
+    controls.retry(desk.layout, job.id, desk.clock.now())
+    seal = desk.layout.sealed / kept_again_id(job.id)
+    (seal / names.RECEIVED / job.instances[0]).unlink()
+    copy_tree(seal, desk.layout.error / job.id)  # and then the crash
+    desk.work()
+    assert (desk.where(job), desk.sealed()) == ([Stage.ERROR], [])
+    received = desk.layout.error / job.id / names.RECEIVED
+    assert {*job.instances[1:]} == {*os.listdir(received)}
+    shutil.copyfile(series.files[0], received / job.instances[0])
+    controls.retry(desk.layout, job.id, desk.clock.now())
+    desk.work()
+    assert desk.where(job) == [Stage.PROCESSING]
+
+
+def test_a_fresh_series_that_is_not_whole_any_more_stays_sealed_and_is_said(
+    desk: Desk, series: BuiltSeries, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, _other = begin(desk, series, Stage.PROCESSING, Stage.OUTGOING)
+    (seal,) = desk.sealed()
+    (desk.layout.sealed / seal / names.RECEIVED / job.instances[0]).unlink()
+    lose_memory(desk.layout)
+    desk.work()
+    assert (desk.where(job), desk.sealed()) == ([], [seal])
+    assert f"1 instances of job {job.id} are not there any more" in caplog.text
 
 
 def test_a_job_that_fails_once_more_is_retried_once_more(desk: Desk, series: BuiltSeries) -> None:
