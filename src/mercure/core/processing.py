@@ -76,6 +76,8 @@ class RunOrder:
     limits: Limits
     output: Callable[[bytes], None]
     """Takes what the module writes to stdout and stderr, as it comes, on a thread of the runner. Does not raise."""
+    stopped: Callable[[], str] = lambda: ""
+    """Says why the start is not wanted any more, or "": asked while the runner waits for something to start with."""
 
 
 class Running(Protocol):
@@ -113,8 +115,8 @@ class ModuleRunner(Protocol):
     def start(self, order: RunOrder) -> Running:
         """Start the module.
 
-        Raises `TransientError` (engine away, image not to be had just now) or `PermanentError` (not allowed, no such
-        image or program).
+        Raises `TransientError` (engine away, image not to be had just now), `PermanentError` (not allowed, no such
+        image or program) or `CancelledError` (the order was stopped while an image was waited for).
         """
 
     def adopt(self, order: RunOrder) -> Running | None:

@@ -83,12 +83,12 @@ class DockerRunner:
     def start(self, order: RunOrder) -> Running:
         """Start the module. Never beside another container of the same order, which is ended and removed.
 
-        Raises `TransientError` (engine or registry away, a volume not mounted) or `PermanentError` (not allowed, no
-        such image, no such program in it, no such GPU).
+        Raises `TransientError` (engine or registry away, a volume not mounted), `PermanentError` (not allowed, no such
+        image, no such program in it, no such GPU) or `CancelledError` (stopped while its image was pulled).
         """
         user = self._check(order)
         self._remove_owed()
-        image = self._images.get(order.module.image, order.module.pull)
+        image = self._images.get(order.module.image, order.module.pull, order.stopped)
         package = () if order.module.command else self._packages.command(image.id)
         labels = container_labels(self._data_id, order)
         config = container_config(order, self._place(order, user), image, package, labels)

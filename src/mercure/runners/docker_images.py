@@ -7,11 +7,11 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mercure.core.errors import MercureError, PermanentError, TransientError
+from mercure.core.errors import CancelledError, MercureError, PermanentError, TransientError
 from mercure.core.processing import PullPolicy
 from mercure.runners.docker_engine import DockerEngine, EngineAwayError, MissingError, refusal
 
@@ -25,6 +25,7 @@ _NAME = re.compile(
 )
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
 _MAXIMUM_NAME = 512
+_TICK_SECONDS = 0.25
 _NOT_THERE = re.compile(r"not found|manifest unknown|denied|unauthorized|no matching manifest", re.IGNORECASE)
 
 
@@ -39,10 +40,21 @@ class LocalImage:
     """Names of the variables that the image sets."""
 
 
+@dataclass(eq=False, slots=True)
+class _Pull:
+    """A pull that goes on, on a thread of its own: nobody who waits for it must wait as long as a registry likes."""
+
+    ended: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+    waiting: int = 0
+    """How many wait for it. One that nobody waits for any more is left to its end, and no later one joins it."""
+
+
 @dataclass(slots=True)
 class _Pulled:
     lock: threading.Lock = field(default_factory=threading.Lock)
     at: float | None = None
+    going_on: _Pull | None = None
 
 
 class Images:
@@ -55,48 +67,75 @@ class Images:
         self._lock = threading.Lock()
         self._pulls: dict[str, _Pulled] = defaultdict(_Pulled)
 
-    def get(self, name: str, policy: PullPolicy) -> LocalImage:
+    def get(self, name: str, policy: PullPolicy, stopped: Callable[[], str] = lambda: "") -> LocalImage:
         """Return the image that runs under this name, pulled as the policy says.
 
         With `always` the registry is asked once an hour, and an image that is here is taken when that fails. Raises
-        `PermanentError` (no valid name, no such image) or `TransientError` (engine or registry away).
+        `PermanentError` (no valid name, no such image), `TransientError` (engine or registry away) or `CancelledError`
+        when `stopped` says a reason while a pull is waited for.
         """
         check_image_name(name)
         if policy == "always":
-            self._renew(name)
+            self._renew(name, stopped)
         try:
             return self._inspect(name)
         except MissingError:
             if policy == "never":
                 raise PermanentError(f"image {name} is not on this machine, and may not be pulled") from None
-        return self.pull(name)
+        return self.pull(name, stopped)
 
-    def pull(self, name: str) -> LocalImage:
+    def pull(self, name: str, stopped: Callable[[], str] = lambda: "") -> LocalImage:
         """Ask the registry for this image now. Raises as `get` does."""
         check_image_name(name)
         entry = self._entry(name)
         with entry.lock:
-            self._pull(name)
-            entry.at = time.monotonic()
+            pull = self._joined(name, entry)
+        _wait_for(pull, entry, stopped)
         try:
             return self._inspect(name)
         except MissingError:  # An engine that is shut down ends a pull as if it were whole.
             raise TransientError(f"pulling image {name}: it is not there after the pull") from None
 
-    def _renew(self, name: str) -> None:
+    def _renew(self, name: str, stopped: Callable[[], str]) -> None:
         """Pull unless that was tried within the hour; a failure counts as tried when the image is here."""
         entry = self._entry(name)
         with entry.lock:
             if entry.at is not None and time.monotonic() - entry.at < self._interval_seconds:
                 return
+            pull = self._joined(name, entry)
+        try:
+            _wait_for(pull, entry, stopped)
+        except (EngineAwayError, CancelledError):
+            raise
+        except MercureError as error:
+            if not self._is_here(name):
+                raise error from None
+            with entry.lock:
+                entry.at = time.monotonic()
+
+    def _joined(self, name: str, entry: _Pulled) -> _Pull:
+        """Return the pull of this image that goes on, or a new one, waited for by one more. The entry is locked."""
+        if entry.going_on is None:
+            pull = _Pull()
             try:
-                self._pull(name)
-            except EngineAwayError:
-                raise
-            except MercureError as error:
-                if not self._is_here(name):
-                    raise error from None
-            entry.at = time.monotonic()
+                threading.Thread(target=self._work, args=(name, entry, pull), name="pull", daemon=True).start()
+            except RuntimeError as error:
+                raise TransientError(f"no thread can be started: {error}") from error
+            entry.going_on = pull
+        entry.going_on.waiting += 1
+        return entry.going_on
+
+    def _work(self, name: str, entry: _Pulled, pull: _Pull) -> None:
+        try:
+            self._pull(name)
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            pull.error = error
+        with entry.lock:
+            if pull.error is None:
+                entry.at = time.monotonic()
+            if entry.going_on is pull:
+                entry.going_on = None
+        pull.ended.set()
 
     def _entry(self, name: str) -> _Pulled:
         with self._lock:
@@ -130,6 +169,21 @@ class Images:
         with self._engine.asked(f"looking for image {name}") as api:
             found = api.inspect_image(name)
         return _image(found, name)
+
+
+def _wait_for(pull: _Pull, entry: _Pulled, stopped: Callable[[], str]) -> None:
+    """Wait for the end of a pull, and raise what it raised, or `CancelledError` when `stopped` gives a reason."""
+    try:
+        while not pull.ended.wait(_TICK_SECONDS):
+            if why := stopped():
+                raise CancelledError(why)
+    finally:
+        with entry.lock:
+            pull.waiting -= 1
+            if not pull.waiting and entry.going_on is pull:
+                entry.going_on = None
+    if pull.error is not None:
+        raise pull.error
 
 
 def check_image_name(name: str) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mercure.core.errors import PermanentError, SpoolError, TransientError
+from mercure.core.errors import CancelledError, PermanentError, SpoolError, TransientError
 from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
 from mercure.core.processing import ModuleRunner, ModuleSpec, Running, RunOrder
 from mercure.core.processing_steps import StepPlan, step_section, steps_from
@@ -24,6 +24,7 @@ from mercure.services.module_log import ModuleLog
 from mercure.services.module_output import identify, json_bytes, tags_for_module
 from mercure.services.module_run import Ended, Watch, check_output, describe_exit, follow_run
 from mercure.services.processing_settings import ProcessorSettings
+from mercure.services.settlement import STOPPING
 from mercure.spool import layout as names
 from mercure.spool.module_folders import lay_out_input, remove_tree, write_task_of_step
 from mercure.spool.module_results import open_up, output_files, store_results
@@ -76,6 +77,7 @@ class ChainRun:
         for number in range(len(done), len(self.steps)):
             done = (*done, self._step(number, done, adopted))
             adopted = None
+        self._heed_operator()
         results = self._store(done)
         self.clear()
         return Processed(results, done)
@@ -121,12 +123,23 @@ class ChainRun:
             return (), None
         return done, _Begun(running, order, module_log)
 
+    def _heed_operator(self) -> None:
+        """Raise `CancelledError` when an operator wants the job to stop.
+
+        A service that stops goes on here: a container that is begun now is taken up again, the steps before are not.
+        """
+        why = self.stopped()
+        if why and why != STOPPING:
+            raise CancelledError(why)
+
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _step(self, number: int, done: Sequence[StepPlan], adopted: _Begun | None) -> StepPlan:
         step = self.steps[number]
         if adopted is None:
+            self._heed_operator()
             self._prepare(number, done)
+            self._heed_operator()
         self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
         begun = adopted or self._start(number)
         limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
@@ -167,7 +180,7 @@ class ChainRun:
             os.makedirs(kept, mode=0o770, exist_ok=True)
         limits = replace(spec.limits, gpus=self.gpus if spec.gpu_count else ())
         taken, made = (str(self.folder / name) for name in (names.MODULE_INPUT, names.MODULE_OUTPUT))
-        return RunOrder(self.job.id, number, spec, taken, made, kept, limits, module_log.write)
+        return RunOrder(self.job.id, number, spec, taken, made, kept, limits, module_log.write, self.stopped)
 
     def _prepare(self, number: int, done: Sequence[StepPlan]) -> None:
         """Lay out the input of a step; from here on a crash finds the step begun."""

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mercure.core.errors import CancelledError, MercureError, PermanentError
@@ -84,14 +85,15 @@ def _wait(running: Running, order: RunOrder, watch: Watch, started: float) -> in
         now = time.monotonic()
         if why := watch.stopped():
             if why != STOPPING:
-                _end(running, min(watch.kill_grace_seconds, _CANCEL_GRACE_SECONDS))
+                grace = min(watch.kill_grace_seconds, _CANCEL_GRACE_SECONDS)
+                _all_of(order, partial(_end, running, grace))
             raise CancelledError(why)
         if now >= deadline:
-            _end(running, watch.kill_grace_seconds)
+            _all_of(order, partial(_end, running, watch.kill_grace_seconds))
             raise PermanentError(f"module {order.module.name} took more than {watch.timeout_seconds:g} s and was ended")
         if watch.output_limit_bytes is not None and now - measured >= _MEASURE_SECONDS:
             measured = now
-            check_output(order, watch.output_limit_bytes, lambda: _end(running, 0.0))
+            check_output(order, watch.output_limit_bytes, partial(_all_of, order, partial(_end, running, 0.0)))
 
 
 def check_output(order: RunOrder, limit_bytes: int, end: Callable[[], None] = lambda: None) -> None:

@@ -10,7 +10,7 @@ from mercure.core.task import Job, Priority
 from mercure.services.processing_order import Chain, Line, Round
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import job_ids
-from mercure.spool.layout import STEP_FILE, Layout
+from mercure.spool.layout import CANCEL_FILE, STEP_FILE, Layout
 
 
 class ProcessingQueue:
@@ -108,7 +108,10 @@ class ProcessingQueue:
         }
 
     def read(self, job_id: str, now: float = 0.0) -> None:
-        """Read a job, and put it where it belongs: in its line, or aside until its time (seconds since the epoch)."""
+        """Read a job, and put it where it belongs: in its line, or aside until its time (seconds since the epoch).
+
+        One that was cancelled just when it was put off is not waited for: it ends when it is started.
+        """
         folder = self._layout.stage(Stage.PROCESSING) / job_id
         try:
             job = read_task(folder)
@@ -122,7 +125,7 @@ class ProcessingQueue:
         elif (not self._was_read or job_id in self._left) and (folder / STEP_FILE).exists():
             self._left.add(job_id)
             self.begun.append(job_id)
-        elif not_before is not None and not_before.timestamp() > now:
+        elif not_before is not None and not_before.timestamp() > now and not (folder / CANCEL_FILE).exists():
             self.read_later(job_id, not_before.timestamp())
         else:
             self._add(job, chain)

@@ -68,6 +68,8 @@ class ProcessingSettlement:
         self._events = events
         self._on_jobs = on_jobs
         self._draw = draw
+        self._told: set[str] = set()
+        """Jobs that the journal knows to be complete, and that could not be moved yet."""
 
     def began(self, job: Job) -> None:
         """Tell the journal that modules work on a job."""
@@ -87,7 +89,7 @@ class ProcessingSettlement:
     ) -> bool:
         """Bring a job to where it belongs after its modules. True when it waits on: for another attempt, or service.
 
-        Raises `OSError` or `SpoolError` when the disk does not take it; the job is read again later.
+        Raises `OSError` or `SpoolError` when the disk does not take it; tried again later with the same values.
         """
         if isinstance(outcome, Processed):
             self._commit(taken, job, outcome, settings)
@@ -100,6 +102,10 @@ class ProcessingSettlement:
         run.clear()
         self.fail(taken, job, str(outcome))
         return False
+
+    def forget(self, job_id: str) -> None:
+        """A job that could not be moved is moved, or gone."""
+        self._told.discard(job_id)
 
     def fail(self, taken: Claim, job: Job, reason: str) -> None:
         """Move a job to `error/`. Raises `OSError` or `SpoolError`."""
@@ -177,8 +183,11 @@ class ProcessingSettlement:
         asks = any(notification_in(step.output).requested for step in made.steps)
         parts = (", ".join(step.module for step in made.steps), routed.note, _ASKS if asks else "")
         detail = "; ".join(part for part in parts if part)
-        self._emit(EventKind.PROCESSING_COMPLETE, job, count=len(made.results), detail=detail)
+        if job.id not in self._told:
+            self._emit(EventKind.PROCESSING_COMPLETE, job, count=len(made.results), detail=detail)
+            self._told.add(job.id)
         self._move_on(taken, job)
+        self.forget(job.id)
 
     def _move_on(self, taken: Claim, job: Job) -> None:
         if job.deliveries:

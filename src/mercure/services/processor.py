@@ -58,6 +58,8 @@ class _Active:
     steps: tuple[StepPlan, ...]
     run: ChainRun
     outcome: Processed | MercureError | None = None
+    again_at: float | None = None
+    """When to try again to write down the outcome, in seconds of the monotonic clock. None: not tried, or it runs."""
 
 
 class Processor:
@@ -203,6 +205,10 @@ class Processor:
             if found is None:
                 return
             job_id, line = found
+            if is_held(self._layout, Stage.PROCESSING, job_id):  # whatever it needs: nothing is kept for it
+                self._queue.take(job_id)
+                self._later(job_id, _AGAIN_SECONDS)
+                continue
             specs = self._specs_of(line.chain)
             is_free = self._slots.has_room(specs, self._settings, one.kept_from(line))
             if is_free:
@@ -223,9 +229,6 @@ class Processor:
 
     def _start(self, job_id: str, *, was_begun: bool = False) -> bool:
         """Start a job. False when something that its modules need is not free; the job waits on then."""
-        if is_held(self._layout, Stage.PROCESSING, job_id) and not was_begun:
-            self._later(job_id, _AGAIN_SECONDS)
-            return True
         taken = self._claim(job_id)
         if taken is None:
             self._later(job_id, _AGAIN_SECONDS)
@@ -305,13 +308,34 @@ class Processor:
     def _settle_ended(self) -> None:
         while self._ended:
             active = self._ended.popleft()
-            del self._active[active.job.id]
             self._slots.give_back(active.slot)
-            with contextlib.closing(active.claim), self._guarded(active.claim, "written down"):
-                waits = self._settlement.settle(active.claim, active.job, active.outcome, active.run, self._settings)
-                self._troubles.over(active.job.id)
-                if waits:
-                    self._queue.read(active.job.id)
+            self._settle(active)
+        now = self._clock.monotonic()
+        for active in [one for one in self._active.values() if one.again_at is not None and one.again_at <= now]:
+            self._settle(active)
+
+    def _settle(self, active: _Active) -> None:
+        """Bring a job to where it belongs. While that cannot be, its outcome is kept: its modules do not run again."""
+        job_id, taken, outcome = active.job.id, active.claim, active.outcome
+        is_stopping = isinstance(outcome, CancelledError) and str(outcome) == STOPPING
+        if taken.is_cancelled() and not is_stopping:  # whatever became of its modules, and of their engine
+            active.outcome = CancelledError(BY_OPERATOR)
+        waits = False
+        try:
+            waits = self._settlement.settle(taken, active.job, active.outcome, active.run, self._settings)
+            self._troubles.over(job_id)
+        except Exception as error:  # noqa: BLE001 - logged there
+            if not self._gave_up(taken, "written down", error) and taken.folder.is_dir():
+                active.again_at = self._clock.monotonic() + _TROUBLE_SECONDS
+                return
+        self._forget(active)
+        if waits:
+            self._queue.read(job_id)
+
+    def _forget(self, active: _Active) -> None:
+        del self._active[active.job.id]
+        active.claim.close()
+        self._settlement.forget(active.job.id)
 
     @contextlib.contextmanager
     def _guarded(self, taken: Claim, what: str) -> Iterator[None]:
@@ -327,22 +351,29 @@ class Processor:
 
     def _put_off(self, taken: Claim, what: str, error: Exception) -> None:
         """Try a job again later; end it when an error of ours stood in its way too often."""
-        if self._troubles.note(taken.id, what, error):
-            reason = f"internal error ({type(error).__name__}), {MOST_FAULTS} times: it cannot be {what}, see the log"
-            try:
-                self._settlement.give_up(taken, reason)
-            except Exception:
-                log.exception("job %s cannot be moved to error", taken.id)
-            else:
-                return
-        self._later(taken.id, _TROUBLE_SECONDS)
+        if not self._gave_up(taken, what, error):
+            self._later(taken.id, _TROUBLE_SECONDS)
+
+    def _gave_up(self, taken: Claim, what: str, error: Exception) -> bool:
+        """Note what stands in the way of a job. True when it is in `error/` now, because that was so too often."""
+        if not self._troubles.note(taken.id, what, error):
+            return False
+        reason = f"internal error ({type(error).__name__}), {MOST_FAULTS} times: it cannot be {what}, see the log"
+        try:
+            self._settlement.give_up(taken, reason)
+        except Exception:
+            log.exception("job %s cannot be moved to error", taken.id)
+            return False
+        return True
 
     def _end_running(self) -> None:
         self._stopping.set()
         deadline = time.monotonic() + _STOP_SECONDS
-        while self._active and time.monotonic() < deadline:
+        while any(one.again_at is None for one in self._active.values()) and time.monotonic() < deadline:
             self._bell.wait(0.1)
             self._settle_ended()
+        for active in [one for one in self._active.values() if one.again_at is not None]:
+            self._forget(active)  # The disk does not take what its modules made: they run again.
 
 
 def _start_thread(work: Callable[[], None], name: str) -> None:

@@ -5,17 +5,19 @@ import hashlib
 import io
 import json
 import platform
+import socket
 import tarfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tests.docker_engine import Engine, engine_fixture
+from tests.peers import wait_until
 
-from mercure.core.errors import PermanentError, TransientError
+from mercure.core.errors import CancelledError, MercureError, PermanentError, TransientError
 from mercure.core.processing import PullPolicy
 from mercure.runners.docker import DockerRunner
 from mercure.runners.docker_engine import DockerEngine
@@ -252,6 +254,58 @@ def test_jobs_that_begin_together_pull_once(engine: Engine, registry: Registry) 
 
     assert len(found) == 4
     assert registry.pulls() == 1
+
+
+@contextmanager
+def silent_registry() -> Iterator[tuple[str, list[socket.socket]]]:
+    """The name of an image whose registry takes connections and never says a word; and those connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken: list[socket.socket] = []
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}/segment", taken
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(SECONDS)
+            for connection in taken:
+                connection.close()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_is_stopped_leaves_a_registry_that_does_not_answer_and_others_go_on_waiting(
+    engine: Engine, policy: PullPolicy
+) -> None:
+    failed: list[MercureError] = []
+    enough, all_over = threading.Event(), threading.Event()
+
+    def get(images: Images, name: str, stopped: Callable[[], str]) -> None:
+        try:
+            images.get(name, policy, stopped)
+        except MercureError as error:
+            failed.append(error)
+
+    with silent_registry() as (name, taken), images_on(engine) as images:
+        first = threading.Thread(target=get, args=(images, name, lambda: "enough" if enough.is_set() else ""))
+        other = threading.Thread(target=get, args=(images, name, lambda: "over" if all_over.is_set() else ""))
+        first.start()
+        wait_until(lambda: taken, "the registry was asked")
+        other.start()
+        enough.set()
+        first.join(SECONDS)
+        assert [(type(error), str(error)) for error in failed] == [(CancelledError, "enough")]
+        assert other.is_alive()
+        with pytest.raises(CancelledError, match="at once"):
+            images.get(name, policy, lambda: "at once")
+        all_over.set()
+        other.join(SECONDS)
+        assert not other.is_alive()
 
 
 def test_the_runner_pulls_on_demand_and_tells_the_digest(engine: Engine, registry: Registry) -> None:

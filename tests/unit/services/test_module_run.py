@@ -86,3 +86,19 @@ def test_how_a_program_ended_is_said_for_a_person() -> None:
         "ended by SIGKILL",
         "ended by signal 1000",
     ]
+
+
+@pytest.mark.parametrize("asked", ["stop", "kill"])
+def test_a_run_whose_engine_is_away_is_cancelled_nevertheless(asked: str, caplog: pytest.LogCaptureFixture) -> None:
+    run = ScriptedRun(raises={asked: TransientError("the engine is away"), "close": TransientError("still away")})
+    grace = Watch(None, None, 0.01, lambda: BY_OPERATOR)
+    with caplog.at_level(logging.WARNING), pytest.raises(CancelledError, match=BY_OPERATOR):
+        follow_run(run, ORDER, grace)
+    assert run.told[-1] == "close"
+    assert "job-1: its module module cannot be cleared away" in caplog.text
+
+
+def test_a_run_that_took_too_long_is_not_tried_again_because_its_engine_went_away_then() -> None:
+    run = ScriptedRun(raises={"kill": TransientError("the engine is away")})
+    with pytest.raises(PermanentError, match="took more than"):
+        follow_run(run, ORDER, watch(timeout=1e-9))
