@@ -11,8 +11,10 @@ from tests.small_disk import small_disk
 
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.stages import Stage
+from mercure.core.task import FailStage
 from mercure.spool.job_files import read_task
-from mercure.spool.layout import Layout
+from mercure.spool.layout import MEMORY_FILE, Layout
+from mercure.spool.trees import remove_tree
 
 
 def template(tmp_path: Path, elsewhere: dict[str, str], work: str) -> Order:
@@ -30,7 +32,7 @@ def check_plan_is_carried_out(layout: Layout, series: BuiltSeries, *wanted: str)
     targets = Counter(name for job in found.jobs[Stage.OUTGOING] for name in targets_of(layout, Stage.OUTGOING, job))
     assert targets == Counter(wanted)
     hidden = [path for stage in Stage for path in layout.stage(stage).iterdir() if path.name.startswith(".")]
-    assert hidden == []
+    assert [path for path in hidden if not path.name.startswith(MEMORY_FILE)] == []
     assert list(layout.sealed.iterdir()) == []
 
 
@@ -63,6 +65,43 @@ def test_a_retry_killed_at_any_step_makes_each_job_once(tmp_path: Path, elsewher
             layout = order.layout(number)
             retry_and_route(layout)
             check_plan_is_carried_out(layout, series, "archive", "research", "late")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "is_lost"),
+    [
+        ((), False),
+        (("error",), False),
+        (("processing",), False),
+        (("processing",), True),  # it is a memory, which a restart of the machine empties
+        (("processing", "error"), True),
+    ],
+)
+def test_a_retry_of_modules_killed_at_any_step_has_them_work_before_anything_is_sent(
+    tmp_path: Path, elsewhere: tuple[str, ...], *, is_lost: bool
+) -> None:
+    with small_disk(tmp_path / "other", 64 << 20) as other:
+        series = small_series((other if "error" in elsewhere else tmp_path) / "series", 2)
+        order = template(tmp_path, dict.fromkeys(elsewhere, str(other)), "retry")
+        steps, failed = process_section([StepPlan("copy")]), FailStage.PROCESSING
+        there = order.template_layout()
+        job = make_job(there, series, "archive", stage=Stage.ERROR, process=steps, fail_stage=failed, reason="exit 7")
+        killed = kill_everywhere(order)
+        assert killed > 10
+        for number in range(1, killed + 2):
+            layout = order.layout(number)
+            if is_lost:
+                for path in layout.processing.iterdir():
+                    remove_tree(path)
+            retry_and_route(layout)
+            where = f"killed at change {number}"
+            found = census(layout).jobs
+            assert found.pop(Stage.PROCESSING) == {job.id: sorted(series.sop_instance_uids)}, where
+            assert not any(found.values()), where
+            process(layout)
+            route(layout)
+            check_plan_is_carried_out(layout, series, "archive")
+            assert read_task(layout.outgoing / job.id).results == tuple(sorted(job.instances)), where
 
 
 @pytest.mark.parametrize("elsewhere", [(), ("error",)])
