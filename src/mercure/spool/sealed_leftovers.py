@@ -26,6 +26,8 @@ def sweep_leftover(folder: Path) -> None:
             if time.time() - os.lstat(folder).st_ctime > _ABANDONED_SECONDS:
                 remove_tree(folder)
             return
+        if folder.is_symlink():  # the lock file would be that of somebody else
+            return
         lock = os.open(folder / names.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o640)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

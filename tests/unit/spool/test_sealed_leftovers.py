@@ -71,8 +71,8 @@ def test_a_router_that_looks_meanwhile_does_not_disturb_a_retry_across_disks(
 def test_what_is_no_folder_is_left_alone(layout: Layout, tmp_path: Path) -> None:
     (layout.sealed / ".file").write_text("x")
     (layout.sealed / ".link").symlink_to(tmp_path)
-    (tmp_path / "precious").touch()
+    (tmp_path / names.LOCK_FILE).touch()
     for name in (".file", ".link", ".not there", ".not there.copy"):
         sweep_leftover(layout.sealed / name)
     assert (layout.sealed / ".file").read_text() == "x"
-    assert (tmp_path / "precious").exists()
+    assert (tmp_path / names.LOCK_FILE).exists()
