@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -24,6 +25,12 @@ _CODES = {
     Option.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
     Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
 }
+_STATEMENTS = (
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+)
 _IDENTITY = (0x00100010, 0x00100020)
 
 
@@ -44,13 +51,20 @@ def identity_removed(settings: Settings) -> bool:
 
 
 def mark(dataset: Dataset, settings: Settings, *, pixels_cleaned: bool) -> None:
-    """Write the attributes of the de-identification, but for those that the settings assign themselves."""
-    for keyword, value in _markers(settings, pixels_cleaned=pixels_cleaned).items():
-        made = Dataset()
-        setattr(made, keyword, value)
-        element = next(iter(made))
-        if int(element.tag) not in settings.assignments:
-            dataset.add(element)
+    """Write the attributes of the de-identification, but for those to which the settings give a value themselves.
+
+    What an instance said of an earlier de-identification goes: it would be taken for a statement about this one.
+    """
+    made = _markers(settings, pixels_cleaned=pixels_cleaned)
+    for keyword in dict.fromkeys((*_STATEMENTS, *made)):
+        tag = tag_for_keyword(keyword)
+        command = settings.assignments.get(tag) if tag is not None else None
+        if command and command.command not in {"keep", "safe"}:
+            continue
+        if keyword in made:
+            setattr(dataset, keyword, made[keyword])
+        elif keyword in dataset:
+            delattr(dataset, keyword)
 
 
 def _markers(settings: Settings, *, pixels_cleaned: bool) -> dict[str, Any]:
