@@ -20,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tests import builders
 
 DATE, TIME, AGE = "18571103", "091122.571833", "097Y"
+OFFSET_FROM_UTC, OFFSET = 0x00080201, "+0245"
 UID_ROOT = "1.2.826.0.1.99999."
 NUMBERS = {0x00101020: "1.98765", 0x00101030: "87.65432"}
 LEVELS = (0x00081115, 0x0008114A, 0x0040A170)
@@ -53,7 +54,7 @@ def planted(tag: int, vr: str) -> Any:
         item.PersonName, item.PatientID, item.TextValue = text, text, "normal"
         item.ReferencedSOPInstanceUID = f"{UID_ROOT}{tag}"
         return Sequence([item])
-    return values.get(vr, text)
+    return OFFSET if tag == OFFSET_FROM_UTC else values.get(vr, text)
 
 
 def plant_rows(dataset: Dataset) -> None:

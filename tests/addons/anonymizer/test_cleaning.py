@@ -5,6 +5,7 @@ from typing import Any
 import pydicom
 import pytest
 from mercure_anonymizer.cleaning import Cleaner, harmless_words
+from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.identity import Identity
 from mercure_anonymizer.instance import deidentify, quiet_pydicom
 from mercure_anonymizer.report import Tally
@@ -98,6 +99,49 @@ def test_codes_of_a_site_are_replaced_where_descriptors_are_cleaned() -> None:
     assert "Sekret" not in str(found)
 
 
+def coded(**elements: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    "local",
+    [
+        {"CodeValue": "MILLER4711", "CodingSchemeDesignator": "99SITE"},
+        {"CodeValue": "MILLER4711"},
+        {"LongCodeValue": "Smith Jane 4711", "CodingSchemeDesignator": "99SITE"},
+        {"URNCodeValue": "urn:smith:4711"},
+        {"CodingSchemeDesignator": "SMITH"},
+        {"CodeValue": "MILLER.4711", "CodingSchemeDesignator": "DCM", "CodeMeaning": "Finding"},
+        {"CodeValue": "SMITH^4711", "CodingSchemeDesignator": "DCM", "CodeMeaning": "Finding"},
+    ],
+)
+def test_a_code_of_a_site_is_replaced_with_or_without_a_meaning(local: dict[str, str]) -> None:
+    made = builders.dataset("CT", PatientName="Miller^Iso", AdmittingDiagnosesCodeSequence=Sequence([coded(**local)]))
+    (found,) = treated(made, "clean_descriptors").AdmittingDiagnosesCodeSequence
+    assert [str(element.value) for element in found] == ["ANON", "99ANON", "ANONYMIZED"]
+
+
+@pytest.mark.parametrize(("version", "stays"), [("2024-09.1a", True), ("JANE SMITH", False), ("MILLER", False)])
+def test_the_version_of_a_coding_scheme_stays_if_it_is_one(version: str, stays: bool) -> None:
+    codes = [code("109021", "DCM", "Finding"), Dataset()]
+    for one in codes:
+        one.CodingSchemeVersion = version
+    made = builders.dataset("CT", PatientName="Miller^Iso", AdmittingDiagnosesCodeSequence=Sequence(codes))
+    found = treated(made, "clean_descriptors").AdmittingDiagnosesCodeSequence
+    assert [one.get("CodingSchemeVersion") for one in found] == [version if stays else None] * 2
+    assert found[0].CodeValue == "109021"
+
+
+def test_units_and_modalities_stay_when_a_patient_is_called_so() -> None:
+    codes = [code("mm", "UCUM", "mm"), code("MR", "DCM", "Magnetic")]
+    made = builders.dataset("CT", PatientName="Mm^Mr", AdmittingDiagnosesCodeSequence=Sequence(codes))
+    found = treated(made, "clean_descriptors").AdmittingDiagnosesCodeSequence
+    assert [one.CodeValue for one in found] == ["mm", "MR"]
+
+
 def report() -> FileDataset:
     made = builders.dataset("CT")
     for tag in [tag for tag in made.keys() if tag.group in (0x0018, 0x0028, 0x7FE0)]:  # noqa: SIM118
@@ -151,11 +195,32 @@ def test_the_content_of_a_report_is_cleaned_with_the_option() -> None:
     assert "Sekret" not in str(found)
 
 
-def test_a_document_is_replaced_by_an_empty_page() -> None:
+def test_a_document_is_replaced_by_an_empty_page_and_its_length_is_said() -> None:
     made = builders.dataset("CT", MIMETypeOfEncapsulatedDocument="application/pdf", EncapsulatedDocument=b"%PDF Sekret")
-    found = treated(made).EncapsulatedDocument
+    made.EncapsulatedDocumentLength = 11
+    changed = treated(made)
+    found = changed.EncapsulatedDocument
     assert found.startswith(b"%PDF-")
     assert b"Sekret" not in found
+    assert changed.EncapsulatedDocumentLength == len(found)
+    assert len(found) % 2 == 0
+
+
+def test_the_empty_page_names_the_places_of_its_objects() -> None:
+    made = builders.dataset("CT", MIMETypeOfEncapsulatedDocument="application/pdf", EncapsulatedDocument=b"%PDF Sekret")
+    found = treated(made).EncapsulatedDocument
+    table = int(found.split(b"startxref\n")[1].split()[0])
+    assert found[table:].startswith(b"xref\n0 4\n")
+    places = [int(line.split()[0]) for line in found[table:].split(b"\n")[3:6]]
+    assert [found[place:].split(b" ")[0] for place in places] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("kind", ["text/XML", "model/stl", "pdf of Miller"])
+def test_a_document_of_another_kind_refuses_the_instance_without_showing_it(kind: str) -> None:
+    made = builders.dataset("CT", MIMETypeOfEncapsulatedDocument=kind, EncapsulatedDocument=b"<a>Sekret</a>")
+    with pytest.raises(InstanceError, match="encapsulated document of this kind") as refused:
+        treated(made)
+    assert kind not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +260,31 @@ def test_a_text_under_the_vr_of_another_text_stays() -> None:
     made = builders.dataset("CT")
     made[0x00081090] = DataElement(0x00081090, "SH", "Scan 7")
     assert treated(made).ManufacturerModelName == "Scan 7"
+
+
+@pytest.mark.parametrize(
+    ("vr", "text", "left"),
+    [
+        ("PN", "MILLER^JOHN", ""),
+        ("AE", "SCAN MILLER", "SCAN"),
+        ("UR", "http://miller", None),
+        ("DA", "19550312", ""),
+        ("DT", "19550312", ""),
+    ],
+)
+def test_a_text_under_the_vr_of_a_name_an_address_or_a_date_is_treated_as_one(
+    vr: str, text: str, left: str | None
+) -> None:
+    made = builders.dataset("CT", PatientName="MILLER^JOHN")
+    made[0x00081090] = DataElement(0x00081090, vr, text)
+    found = treated(made)
+    assert (str(found.ManufacturerModelName or "") if "ManufacturerModelName" in found else None) == left
+
+
+def test_a_uid_under_a_text_is_replaced() -> None:
+    made = builders.dataset("CT")
+    made[0x00081090] = DataElement(0x00081090, "UI", "1.2.19550312.5550199")
+    assert treated(made).ManufacturerModelName.startswith("2.25.")
 
 
 def test_a_name_is_taken_out_of_codes_that_no_row_names_and_the_rest_stays() -> None:

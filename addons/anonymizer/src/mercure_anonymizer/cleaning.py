@@ -13,7 +13,7 @@ from importlib.resources import files
 from pydicom.dataset import Dataset
 
 from mercure_anonymizer.identity import Identity, has_words
-from mercure_anonymizer.values import DUMMY
+from mercure_anonymizer.values import DUMMY, dummy_code
 
 _SEPARATORS = re.compile(r"[\s,;:_()\[\]{}<>|\"']+")
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,2})?")
@@ -25,7 +25,10 @@ _PUBLIC_SCHEMES = frozenset(
     "DCM SCT SRT SNM3 99SDM LN UCUM RADLEX RADELEMENT FMA MDC MA NCIt UMLS ICDO3 ICDO I10 I9C I10C I10P BI IBSI"
     " ISO639_1 ISO3166_1 NEU UBERON ACR C4 CD PUBCHEM_CID RFC5646 ATC".split()
 )
-_CODE = re.compile(r"[A-Za-z0-9.:^{}\[\]/*%'-]{1,16}")
+_CODE = re.compile(r"[A-Za-z0-9.:{}\[\]/*%'-]{1,16}")
+_SHORT_CODE = 2
+_VERSION = re.compile(r"[0-9A-Za-z.-]{1,16}")
+_CODE_PARTS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
 
 
 @cache
@@ -70,7 +73,22 @@ def _is_run(words: list[str], index: int) -> bool:
     return any(_NUMBER.fullmatch(word) or re.fullmatch(r"\d{4,}", word) for word in neighbours)
 
 
-def is_public_code(code: Dataset) -> bool:
+def replace_local_code(dataset: Dataset, identity: Identity) -> None:
+    """Put a code that says nothing in the place of one from a scheme of a site, or that names a person.
+
+    Nothing is done with an item that is no code, but that a version which has not the form of one is removed.
+    """
+    if any(part in dataset for part in _CODE_PARTS) and not _is_public(dataset, identity):
+        dataset.clear()
+        dataset.update(dummy_code())
+    version = str(dataset.get("CodingSchemeVersion") or "")
+    if version and (not _VERSION.fullmatch(version) or identity.is_in(version)):
+        del dataset.CodingSchemeVersion
+
+
+def _is_public(code: Dataset, identity: Identity) -> bool:
     """Tell whether the item is a code of a published scheme, so that its value says nothing about a person."""
     scheme, value = str(code.get("CodingSchemeDesignator", "")), str(code.get("CodeValue", ""))
-    return scheme in _PUBLIC_SCHEMES and bool(_CODE.fullmatch(value))
+    # Codes of two letters (a modality, a unit) are no names.
+    named = len(value) > _SHORT_CODE and identity.is_in(value)
+    return scheme in _PUBLIC_SCHEMES and bool(_CODE.fullmatch(value)) and not named

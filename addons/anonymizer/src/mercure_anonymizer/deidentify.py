@@ -15,21 +15,20 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
-from mercure_anonymizer import graphics
+from mercure_anonymizer import graphics, terms
 from mercure_anonymizer.actions import Option, find_row
 from mercure_anonymizer.assignments import Assignment, Macros
-from mercure_anonymizer.cleaning import Cleaner, is_public_code
+from mercure_anonymizer.cleaning import Cleaner, replace_local_code
 from mercure_anonymizer.elements import deciding_vr, has_foreign_vr, is_skeleton, names_a_kind, read_element
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.private import private_to_keep
-from mercure_anonymizer.profile import Profile, Step
+from mercure_anonymizer.profile import Decision, Profile, Step
 from mercure_anonymizer.report import Fate, Tally, tag_name
 from mercure_anonymizer.settings import Settings
 from mercure_anonymizer.values import (
     DUMMY,
     TEXT_VRS,
     dummy,
-    dummy_code,
     is_empty,
     is_well_formed,
     shifted,
@@ -40,20 +39,11 @@ from mercure_anonymizer.values import (
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
 _CODE_PARTS = frozenset({0x00080100, 0x00080102, 0x00080103})
 """Value, scheme and its version: only public codes are left when text is cleaned."""
-_DECODING = frozenset({0x00080005, 0x00080060, 0x00280004})
-"""Character set, modality, photometric interpretation: a dummy would make the instance unreadable."""
-_TERMS = {
-    0x0040A040: frozenset(
-        "TEXT NUM CODE DATETIME DATE TIME UIDREF PNAME COMPOSITE IMAGE WAVEFORM SCOORD SCOORD3D TCOORD CONTAINER"
-        " TABLE".split()
-    ),
-    0x0040A010: frozenset(
-        {"CONTAINS", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD", "HAS PROPERTIES"}
-        | {"INFERRED FROM", "SELECTED FROM"}
-    ),
-}
-"""Value and relationship types of report content (PS3.3 C.17.3): they stay, even if a person is called so."""
-_UTC_OFFSET = re.compile(r"[+-]\d{4}")
+_KEPT_TEXTS = TEXT_VRS | {"PN", "AE", "UR"}
+"""Files write texts under these as well."""
+_OFFSET_FROM_UTC = 0x00080201
+_UTC_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
+_DOCUMENT = 0x00420011
 _GROUP_LENGTH = 0
 _DEEPEST = 32
 
@@ -82,7 +72,7 @@ class Walker:
         if len(path) > _DEEPEST:
             raise InstanceError("sequences are nested too deep")
         if strict:
-            _replace_local_code(dataset)
+            replace_local_code(dataset, self.cleaner.identity)
         assigned = {tag for tag, one in self.settings.assignments.items() if one.command != "remove"}
         safe = Option.SAFE_PRIVATE in self.settings.options or self._keeps_unknown()
         kept_private = private_to_keep(dataset, assigned, safe=safe) if not self._keeps_unknown() else None
@@ -117,8 +107,8 @@ class Walker:
         if not self._is_known(tag) or not is_well_formed(element) or has_foreign_vr(element):
             del dataset[tag]
             return "removed"
-        if tag.is_private:
-            return "kept"  # a safe one, or the creator of its block
+        if tag.is_private:  # a safe one, or the creator of its block
+            return self._codes(element, listed=False) if element.VR == "CS" else "kept"
         return self._by_profile(dataset, element, path, strict=strict)
 
     def _is_known(self, tag: BaseTag) -> bool:
@@ -137,8 +127,10 @@ class Walker:
         return self._inside(element, path, strict=False) if element.VR == "SQ" else "kept"
 
     def _by_profile(self, dataset: Dataset, element: DataElement, path: tuple[int, ...], *, strict: bool) -> Fate:
-        decision = self.profile.decide(int(element.tag), deciding_vr(element), self.sop_class)
+        decision = self._decide(element)
         step = decision.step
+        if step is Step.KEEP and int(element.tag) == _OFFSET_FROM_UTC and not _is_offset(element):
+            step = decision.otherwise
         if step is Step.NEW_UID and not decision.listed and names_a_kind(element):
             return "kept"
         if is_empty(element) and step not in {Step.REMOVE, Step.KEEP} and int(element.tag) != _PATIENT_ID:
@@ -152,18 +144,41 @@ class Walker:
             step = decision.otherwise
         return self._replace(dataset, element, path, step)
 
+    def _decide(self, element: DataElement) -> Decision:
+        """What nothing is known against may still be a date, a name or a UID, if only the file says so."""
+        tag, known = int(element.tag), deciding_vr(element)
+        decision = self.profile.decide(tag, known, self.sop_class)
+        if decision.step is Step.KEEP and not decision.listed and element.VR not in known.split():
+            return self.profile.decide(tag, element.VR, self.sop_class)
+        return decision
+
     def _keep(self, element: DataElement, path: tuple[int, ...], *, strict: bool, listed: bool) -> Fate:
         if element.VR == "SQ":
             return self._inside(element, path, strict=strict)
-        if listed or int(element.tag) in _DECODING or (strict and int(element.tag) in _CODE_PARTS):
+        tag = int(element.tag)
+        if tag in terms.DECODING:
+            return _set_texts(element, terms.decoding_values(tag, texts(element)))
+        if element.VR == "CS":
+            return self._codes(element, listed=listed)
+        if listed or (strict and tag in _CODE_PARTS) or element.VR not in _KEPT_TEXTS:
             return "kept"
-        if element.VR not in TEXT_VRS and element.VR != "CS":
-            return "kept"
-        if strict and element.VR != "CS":  # terms of the standard are not all on the list of harmless words
-            return _set_texts(element, [self.cleaner.clean(text) or DUMMY for text in texts(element)])
-        terms = _TERMS.get(int(element.tag), frozenset())
+        stays = terms.TERMS.get(tag, frozenset())
         return _set_texts(
-            element, [text if text in terms else self.cleaner.without_identity(text) for text in texts(element)]
+            element, [text if text in stays else self._text(text, strict=strict) for text in texts(element)]
+        )
+
+    def _text(self, text: str, *, strict: bool) -> str:
+        return self.cleaner.clean(text) or DUMMY if strict else self.cleaner.without_identity(text)
+
+    def _codes(self, element: DataElement, *, listed: bool) -> Fate:
+        """Keep codes, in strict items too: terms of the standard are not all on the list of harmless words."""
+        stays = terms.TERMS.get(int(element.tag), frozenset())
+        return _set_texts(
+            element,
+            [
+                terms.as_code(text if listed or text in stays else self.cleaner.without_identity(text))
+                for text in texts(element)
+            ],
         )
 
     def _clean(self, element: DataElement, path: tuple[int, ...]) -> Fate | None:
@@ -179,7 +194,7 @@ class Walker:
 
     def _shift(self, element: DataElement) -> Fate | None:
         if element.VR == "SH":  # the offset from UTC: whole days do not change it
-            return "kept" if all(_UTC_OFFSET.fullmatch(text) for text in texts(element)) else None
+            return "kept" if _is_offset(element) else None
         if element.VR not in {"DA", "DT", "TM"}:
             return None
         moved = [shifted(element.VR, text, self.shift_days) for text in texts(element)]
@@ -200,6 +215,8 @@ class Walker:
             element.value = [] if element.VR == "SQ" else element.empty_value
         else:
             element.value = dummy(int(element.tag), element.VR, dataset)
+            if int(element.tag) == _DOCUMENT and "EncapsulatedDocumentLength" in dataset:
+                dataset.EncapsulatedDocumentLength = len(element.value)
         return "changed"
 
     def _uid(self, value: str) -> str:
@@ -242,11 +259,8 @@ def assign(dataset: Dataset, tag: int, text: str, vr: str = "") -> None:
         raise InstanceError(f"{tag_name(tag)} cannot hold what set(...) gives") from None
 
 
-def _replace_local_code(dataset: Dataset) -> None:
-    """Put a code that says nothing in the place of one from a scheme of a site."""
-    if "CodeMeaning" in dataset and not is_public_code(dataset):
-        dataset.clear()
-        dataset.update(dummy_code())
+def _is_offset(element: DataElement) -> bool:
+    return all(_UTC_OFFSET.fullmatch(text) for text in texts(element))
 
 
 def _set_texts(element: DataElement, wanted: list[str]) -> Fate:

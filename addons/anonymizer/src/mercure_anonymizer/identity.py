@@ -23,7 +23,10 @@ Token = tuple[str, ...]
 _IDENTIFIERS = (0x00100020, 0x00101000, 0x00080050, 0x00101040, 0x00102154, 0x00200010, 0x00100030, 0x00380010)
 """Patient ID, other ids, accession number, address, phone, study id, birth date, admission id."""
 _IDEOGRAPHS = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_SYLLABLES = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3131-\u318e\uac00-\ud7a3"
+_SYLLABLES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff"
+    "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3131-\u318e\uac00-\ud7a3"
+)
 _UNSPACED = _IDEOGRAPHS + _SYLLABLES
 _ATOM = re.compile(rf"[{_UNSPACED}]|\d+|[^\W\d_{_UNSPACED}]+")
 _IDEOGRAPH = re.compile(f"[{_IDEOGRAPHS}]")
@@ -33,7 +36,9 @@ _SHORT_NUMBER = re.compile(r"\d{1,3}")
 _LONGEST_TOKEN = 16
 _TITLES = 3
 """Name components from here on are prefix and suffix: short ones (Dr, Jr, MR) name nobody."""
-_LETTERS = str.maketrans({"đ": "d", "ð": "d", "ø": "o", "ł": "l", "ħ": "h", "ı": "i", "þ": "th", "æ": "ae", "œ": "oe"})
+_LETTERS = str.maketrans(
+    {"đ": "d", "ð": "d", "ø": "o", "ł": "l", "ħ": "h", "\u0131": "i", "þ": "th", "æ": "ae", "œ": "oe"}
+)
 _UMLAUTS = (("ä", "ae"), ("ö", "oe"), ("ü", "ue"))
 _SHORTEST_WITH_UMLAUT = 4
 

@@ -9,12 +9,15 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 
+from pydicom.datadict import private_dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from mercure_anonymizer.values import NUMBER_VRS
 
 _SAFE_VRS = NUMBER_VRS | {"CS"}
+_NUMBERS = NUMBER_VRS - {"OF", "OD", "OL", "OV"}
+"""Numbers one by one. Rows of them can hold any bytes: only the private dictionary can say that they are numbers."""
 
 
 @cache
@@ -49,4 +52,17 @@ def _is_safe(dataset: Dataset, tag: BaseTag) -> bool:
         element = dataset[tag]
     except Exception:  # noqa: BLE001  # what cannot be read is not safe
         return False
-    return (tag.group, tag.element & 0xFF) in safe_private().get(creator, ()) and element.VR in _SAFE_VRS
+    if (tag.group, tag.element & 0xFF) not in safe_private().get(creator, ()):
+        return False
+    known = _known_vr(tag, creator)
+    if known in _NUMBERS or not known:
+        return element.VR in _NUMBERS
+    return known == element.VR and known in _SAFE_VRS
+
+
+def _known_vr(tag: BaseTag, creator: str) -> str:
+    """Return the VR of the private dictionary, empty when it has none: a file may call anything a number."""
+    try:
+        return private_dictionary_VR(tag, creator)
+    except KeyError:
+        return ""

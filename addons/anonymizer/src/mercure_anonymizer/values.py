@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
+from functools import cache
 from typing import Any
 
 from pydicom.dataelem import DataElement
@@ -10,8 +11,11 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from mercure_anonymizer.errors import InstanceError
+
 DUMMY = "ANONYMIZED"
 DUMMY_DATE = "19000101"
+_DOCUMENT = 0x00420011
 TEXT_VRS = frozenset("LO SH ST LT UT UC".split())
 NUMBER_VRS = frozenset("DS IS FL FD SL SS SV UL US UV AT OF OD OL OV".split())
 
@@ -37,10 +41,12 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
     "IS": re.compile(r"[+-]?\d{1,12}"),
     "UI": re.compile(r"[0-9.]{1,64}"),
 }
-_PDF = (
-    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
-    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+_PDF_OBJECTS = (
+    b"<</Type/Catalog/Pages 2 0 R>>",
+    b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+    b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<<>>>>",
 )
+"""A document with one empty page (ISO 32000)."""
 
 
 def texts(element: DataElement) -> list[str]:
@@ -68,13 +74,32 @@ def is_well_formed(element: DataElement) -> bool:
 
 
 def dummy(tag: int, vr: str, dataset: Dataset) -> Any:
-    """Return the value that replaces any value of this attribute; `dataset` is where the attribute stands."""
+    """Return the value that replaces any value of this attribute; `dataset` is where the attribute stands.
+
+    Raises `InstanceError` for an encapsulated document that is no PDF: nobody could open what stands in its place.
+    """
     if vr == "SQ":
         template = _TEMPLATES.get(tag)
         return Sequence([template(dataset)] if template else [])
-    if tag == 0x00420011 and "pdf" in str(dataset.get("MIMETypeOfEncapsulatedDocument", "")).lower():
-        return _PDF + b" " * (len(_PDF) % 2)
+    mime_type = str(dataset.get("MIMETypeOfEncapsulatedDocument") or "").strip().lower()
+    if tag == _DOCUMENT and mime_type:
+        if mime_type != "application/pdf":
+            raise InstanceError("an encapsulated document of this kind cannot be replaced: only PDF can")
+        return _empty_page()
     return _DUMMIES[vr]
+
+
+@cache
+def _empty_page() -> bytes:
+    """Return a PDF document of an even number of bytes."""
+    page, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(_PDF_OBJECTS, 1):
+        places.append(len(page))
+        page += b"%d 0 obj%bendobj\n" % (number, content)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    end = b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (len(places) + 1, len(page))
+    page += b"xref\n0 %d\n0000000000 65535 f \n" % (len(places) + 1) + table + end
+    return page + b"\n" * (len(page) % 2)
 
 
 def shifted(vr: str, text: str, days: int) -> str | None:
