@@ -4,6 +4,7 @@ It comes from somebody else's program, so nothing in it is more than a wish: tar
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,49 @@ ROUTING_KEY = "__mercure_routing"
 NOTIFICATION_KEY = "__mercure_notification"
 MAXIMUM_RESULT_BYTES = 16 << 20
 _MAXIMUM_TEXT = 2000
+_MAXIMUM_DEPTH = 100
 
 
 def parse_result(content: bytes | None) -> tuple[Json, str]:
-    """Return the parsed `result.json` (None when there is none or it is no JSON), and what is wrong with it, or ""."""
+    """Return the parsed `result.json` (None when there is none or it is no JSON), and what is wrong with it, or "".
+
+    What was parsed can be written down again as valid JSON in UTF-8.
+    """
     if content is None:
         return None, ""
     if len(content) > MAXIMUM_RESULT_BYTES:
         return None, "result.json is too long and was not taken"
     try:
-        return json.loads(content, parse_constant=_no_number), ""
+        output = json.loads(content, parse_constant=_no_number, parse_float=_finite)
+        _check_can_be_written(output)
     except (ValueError, RecursionError):
         return None, "result.json is no JSON and was not taken"
+    return output, ""
+
+
+def _check_can_be_written(output: Json) -> None:
+    """Raise `ValueError` for what Python reads and no other program could read again, or Python itself not write.
+
+    Those are halves of characters (RFC 8259, 8.2), and values within values without end (RFC 8259, 9).
+    """
+    pending = [(output, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict | list):
+            if depth > _MAXIMUM_DEPTH:
+                raise ValueError("too deep")
+            if isinstance(value, dict):
+                pending.extend((key, depth) for key in value)
+            pending.extend((part, depth + 1) for part in (value.values() if isinstance(value, dict) else value))
+
+
+def _finite(text: str) -> float:
+    """Refuse a number that is larger than any of Python's, and would become an infinity."""
+    if math.isinf(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _no_number(name: str) -> Json:

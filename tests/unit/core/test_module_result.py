@@ -81,3 +81,22 @@ def test_a_module_may_ask_for_a_notification() -> None:
     for odd in odds:
         assert notification_in(odd) == Notification()
     assert len(notification_in({"__mercure_notification": {"text": "x" * 9999}}).text) == 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1e999}', '{"a": [-1e999]}', '{"a": NaN}', '{"a": "\\ud800"}', '{"\\udfff": 1}', '"\\udc00\\ud800"',
+        "[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[" * 985 + "]" * 985, "[" * 100_000,
+        "[" * 200_000 + "]" * 200_000,
+    ],
+)  # fmt: skip
+def test_a_result_that_could_not_be_written_into_a_job_is_not_taken(text: str) -> None:
+    output, fault = parse_result(text.encode())
+    assert output is None
+    assert fault == "result.json is no JSON and was not taken"
+
+
+@pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, '"\\ud83d\\ude00"', '{"a": [1e308, -0.0, null, true]}'])
+def test_a_result_that_is_only_odd_is_taken_as_it_is(text: str) -> None:
+    assert parse_result(text.encode()) == (json.loads(text), "")

@@ -608,3 +608,26 @@ def test_a_job_that_was_begun_keeps_its_gpus_although_its_lock_was_not_free_at_f
     desk.processor.step()
     assert {job: active.slot.gpus for job, active in desk.processor._active.items()} == {"begun": ("1",)}
     desk.ends_in(Stage.SUCCESS, begun)
+
+
+def test_nothing_is_kept_for_a_job_that_is_held(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
+    desk = Desk(layout, tmp_path, gpus=("0", "1"), max_parallel=4)
+    desk.module("small", UNTIL_TOLD, gpu_count=1)
+    desk.module("large", UNTIL_TOLD, gpu_count=2)
+    stream = Stream(desk, series)
+    small = [stream.job("small", f"first-{number}") for number in range(2)]
+    assert stream.running() == {job.id for job in small}
+    large = stream.job("large", "large")
+    controls.hold(layout, Stage.PROCESSING, large.id)
+    for _ in range(8):
+        stream.running()
+        desk.clock.advance(10.0)
+    small.append(stream.job("small", "later"))
+    stream.ends(small.pop(0))
+    assert stream.running() == {job.id for job in small}
+    for job in small:
+        stream.ends(job)
+    controls.release(layout, Stage.PROCESSING, large.id)
+    desk.clock.advance(3.0)
+    assert stream.running() == {large.id}
+    stream.ends(large)
