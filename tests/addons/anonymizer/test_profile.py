@@ -118,7 +118,7 @@ def test_what_must_have_a_value_has_one_and_bytes_that_nobody_knows_are_gone(tmp
     item.SelectorOWValue, item.Signature = b"Smith 01", b"Smith 02"
     item.RecordKey, item.ObjectBinaryIdentifierTrial = b"Smith 03", b"Smith 04"
     image.HPGLDocument, image.LUTData = b"Smith 05", b"\1\2\3\4"
-    image["LUTData"].VR = "OW"
+    image["LUTData"].VR, image.LUTDescriptor = "OW", [2, 0, 16]
     image.ReferencedSeriesSequence = [item]
     found = treated(image, tmp_path)
     assert b"Smith" not in (tmp_path / "out.dcm").read_bytes()

@@ -13,6 +13,7 @@ from mercure_anonymizer.codestreams import clean_codestreams
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.pixel_rules import PixelRule, Rectangle
 from mercure_anonymizer.settings import Settings
+from mercure_anonymizer.tables import clean_tables
 
 _SCREEN_MODALITIES = frozenset("US IVUS BDUS ES XC GM OT SC HC DG DMS EPS HD LS OAM OPV TG XRAY".split())
 """Modalities whose images come from a screen, a camera or a digitizer, where text is often part of the image."""
@@ -25,8 +26,11 @@ _SCREEN_TYPES = ("SCREEN", "DOSE", "REPORT", "SECONDARY CAPTURE")
 def clean_pixels(dataset: FileDataset, settings: Settings) -> bool:
     """Refuse an image that may show text, or blacken it by the first rule that fits; True when pixels are now clean.
 
-    The pixels are decompressed when they have to change. Raises `InstanceError`.
+    The pixels are decompressed when they have to change. Tables beside them lose what is no table, unless a command
+    keeps them. Raises `InstanceError`.
     """
+    if settings.preset == "default":
+        clean_tables(dataset, {tag for tag, one in settings.assignments.items() if one.command in {"keep", "safe"}})
     if "PixelData" not in dataset:
         return False
     rule = next((one for one in settings.pixel_rules if one.matches(dataset)), None)
