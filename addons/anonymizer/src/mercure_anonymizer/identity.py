@@ -76,7 +76,7 @@ class Identity:
 
     def is_in(self, text: str) -> bool:
         """Tell whether the text names a person."""
-        return self.without(text) != unicodedata.normalize("NFC", text)
+        return next(self._spans(unicodedata.normalize("NFC", text)), None) is not None
 
     def without(self, text: str, mark: str = "") -> str:
         """Return the text, in composed form (NFC), with `mark` in the place of each name and number."""
@@ -157,7 +157,7 @@ def _tokens(text: str, *, is_name: bool) -> Iterator[Token]:
 
 
 def _of_name(name: str) -> Iterator[Token]:
-    """Yield the words of a name, and family and given name written as one word."""
+    """Yield the words of a name, and family and given name, or its first letter, written as one word."""
     components = name.split("^")
     for index, component in enumerate(components):
         for word in _BETWEEN_WORDS.split(component):
@@ -165,6 +165,8 @@ def _of_name(name: str) -> Iterator[Token]:
     family, given = ("".join(_token(part)) for part in [*components, ""][:2])
     if family and given:
         yield from (_token(family + given), _token(given + family))
+        if (family + given).isascii() and len(family) > 2:
+            yield from (_token(family + given[0]), _token(given[0] + family))
 
 
 def _of_word(word: str, shortest: int) -> Iterator[Token]:
