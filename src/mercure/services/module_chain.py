@@ -229,9 +229,9 @@ class ChainRun:
         )
         if ended.exit_code != 0:
             raise PermanentError(f"module {step.module} failed: {how}; see {names.MODULE_LOGS}/")
+        open_up(self.folder / names.MODULE_OUTPUT)  # Only what can be looked into is counted.
         if order.module.output_limit_bytes is not None:
             check_output(order, order.module.output_limit_bytes)
-        open_up(self.folder / names.MODULE_OUTPUT)
         output_files(self.folder / names.MODULE_OUTPUT)
         for name in (names.RESULT_FILE, names.TASK_FILE):
             if (self.folder / names.MODULE_OUTPUT / name).is_dir():
