@@ -199,11 +199,15 @@ def claim(layout: Layout, stage: Stage, job_id: str) -> Claim | None:
     return None
 
 
+_NO_JOBS = frozenset({names.HOLD_FILE, "lost+found"})
+"""Also what the root of a file system holds, when a stage is a disk of its own."""
+
+
 def job_ids(layout: Layout, stage: Stage) -> Iterator[str]:
     """Return the ids of the jobs in a stage, in no order."""
     with os.scandir(layout.stage(stage)) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name != names.HOLD_FILE and _is_folder(entry):
+            if not entry.name.startswith(".") and entry.name not in _NO_JOBS and _is_folder(entry):
                 yield entry.name
 
 

@@ -384,3 +384,9 @@ def test_a_job_with_folders_within_folders_beyond_any_path_is_swept_away(layout:
     os.rename(layout.error / job.id, layout.error / f".{job.id}.gone")  # a crash came while it was removed
     sweep_removed(layout)
     assert list(layout.error.iterdir()) == []
+
+
+def test_what_a_file_system_keeps_in_its_root_is_no_job(layout: Layout, series: BuiltSeries) -> None:
+    job = make_job(layout, series, "archive")
+    (layout.outgoing / "lost+found").mkdir()
+    assert list(job_ids(layout, Stage.OUTGOING)) == [job.id]
