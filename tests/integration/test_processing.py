@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pydicom
 import pytest
 from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
-from tests.docker_engine import shared_engine
+from tests.docker_engine import own_engine, shared_engine
 from tests.fake_clock import FakeClock, Recorded
 from tests.peers import wait_until
 from tests.site_of_platform import Site, site
@@ -186,6 +187,52 @@ def test_a_module_that_fills_the_disk_fails_alone(tmp_path: Path, series: BuiltS
         (failed,) = place.wait_for(Stage.ERROR)
         assert failed.fail_stage is FailStage.PROCESSING
         assert place.census().jobs[Stage.ERROR][failed.id] == sorted(series.sop_instance_uids)
+
+
+# -- cancelled while nothing answers -----------------------------------------------------------------------------------
+
+
+def cancelled_within(place: Site, job_id: str, seconds: float) -> None:
+    began = time.monotonic()
+    assert controls.cancel(place.layout, job_id, datetime.now(UTC)) == "is being stopped"
+    (failed,) = place.wait_for(Stage.ERROR)
+    assert failed.reason == "cancelled by an operator"
+    assert time.monotonic() - began < seconds
+
+
+def test_a_job_is_cancelled_while_its_image_is_pulled_from_a_registry_that_does_not_answer(
+    tmp_path: Path, series: BuiltSeries
+) -> None:
+    rule = {"name": "ai", "action": "both", "processing_module": "silent"}
+    with socket.create_server(("127.0.0.1", 0)) as registry:
+        module = {"docker_tag": f"127.0.0.1:{registry.getsockname()[1]}/silent:1", "pull": "always"}
+        with site(tmp_path, rule, modules={"silent": module}, processor=processor()) as place:
+            place.send_series(series)
+            (waiting,) = place.wait_for(Stage.PROCESSING)
+            registry.settimeout(60)
+            with registry.accept()[0]:
+                cancelled_within(place, waiting.id, 10.0)  # two seconds, on a machine that does nothing else
+
+
+def test_a_job_is_cancelled_while_its_engine_is_away_and_does_not_run_again_when_it_is_back(
+    tmp_path: Path, series: BuiltSeries
+) -> None:
+    rule = {"name": "ai", "action": "both", "processing_module": "slow"}
+    with own_engine("--live-restore") as engine:
+        script = {"/module.sh": 'echo up > "$MERCURE_OUT_DIR/up"; sleep 600'}
+        name = engine.make_image(engine.busybox(), script, ['ENTRYPOINT ["/bin/sh", "/module.sh"]'])
+        module = {"docker_tag": name, "pull": "never"}
+        with site(tmp_path, rule, modules={"slow": module}, processor={"docker_host": engine.host}) as place:
+            place.send_series(series)
+            (running,) = place.wait_for(Stage.PROCESSING)
+            wait_until((place.layout.processing / running.id / "out" / "up").exists, "the module runs")
+            engine.kill()
+            cancelled_within(place, running.id, 10.0)
+            engine.start()
+            place.send_series(small_series(tmp_path / "next", 1))  # before its module starts, what is owed is removed
+            ended = {"label": f"mercure.job={running.id}"}
+            wait_until(lambda: not engine.client.api.containers(all=True, filters=ended), "the container is removed")
+            assert (place.layout.processing / "process.log").read_text().count(f"{running.id} step 1/1 slow began") == 1
 
 
 # -- a processor that is killed ----------------------------------------------------------------------------------------
