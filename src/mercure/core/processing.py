@@ -112,6 +112,10 @@ class Running(Protocol):
 class ModuleRunner(Protocol):
     """Starts modules of one kind. Safe to use from many threads."""
 
+    @property
+    def protects_input(self) -> bool:
+        """Whether a module cannot write to the files of its input, whatever their modes. Without it, it gets copies."""
+
     def start(self, order: RunOrder) -> Running:
         """Start the module.
 

@@ -80,6 +80,11 @@ class DockerRunner:
         self._lock = threading.Lock()
         self._owed: set[str] = set()
 
+    @property
+    def protects_input(self) -> bool:
+        """Yes: it is mounted read-only."""
+        return True
+
     def start(self, order: RunOrder) -> Running:
         """Start the module. Never beside another container of the same order, which is ended and removed.
 

@@ -17,6 +17,7 @@ from typing import Any
 from mercure.core.errors import PermanentError, TransientError
 from mercure.core.processing import ModuleSpec, Running, RunOrder, module_variables
 from mercure.runners.process_claim import PRIVATE_PREFIX, Claim
+from mercure.runners.process_fence import landlock_version
 from mercure.runners.process_link import SpareGuard
 from mercure.runners.process_run import ProcessRun, clear_private
 from mercure.runners.process_tree import threads_of_machine
@@ -26,6 +27,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _MAY_PASS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.ENOSPC, errno.EIO}
 _THREADS_OF_OTHERS = 512
+_LANDLOCK_WITH_TRUNCATE = 3
 
 
 class ProcessRunner:
@@ -36,6 +38,11 @@ class ProcessRunner:
         self._turn = itertools.count()
         self._spare = SpareGuard()
         weakref.finalize(self, self._spare.close)
+
+    @property
+    def protects_input(self) -> bool:
+        """Whether the kernel has a Landlock that knows of opening for writing as well as of cutting off."""
+        return landlock_version() >= _LANDLOCK_WITH_TRUNCATE
 
     def start(self, order: RunOrder) -> Running:
         """Start the module; it runs when this returns. Never beside another run of the same order, which is ended.

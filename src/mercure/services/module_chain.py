@@ -26,6 +26,7 @@ from mercure.services.module_run import Ended, Watch, check_output, describe_exi
 from mercure.services.processing_settings import ProcessorSettings
 from mercure.services.settlement import STOPPING
 from mercure.spool import layout as names
+from mercure.spool.instances import restore_modes
 from mercure.spool.module_folders import lay_out_input, remove_tree, write_task_of_step
 from mercure.spool.module_results import open_up, output_files, store_results
 
@@ -149,6 +150,7 @@ class ChainRun:
             ended = follow_run(begun.running, begun.order, watch)
         finally:
             begun.log.close()
+            restore_modes(self.folder / names.RECEIVED, self.job.instances)
         self._check(number, begun.order, ended)
         return replace(step, output=self._result(number), image_digest=ended.image_digest)
 
@@ -194,7 +196,8 @@ class ChainRun:
             sources = [received / name for name in self.job.instances]
             if missing := sum(not os.path.isfile(source) for source in sources):
                 raise PermanentError(f"{missing} instances of the job are not there any more")
-            lay_out_input(taken, sources, task, copy=spec.writes_input, tags=self._tags)
+            copy = spec.writes_input or not self._runner(number).protects_input
+            lay_out_input(taken, sources, task, copy=copy, tags=self._tags)
         else:
             os.rename(made, taken)
             (taken / names.RESULT_FILE).unlink(missing_ok=True)

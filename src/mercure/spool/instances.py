@@ -2,11 +2,22 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 READ_ONLY = 0o440
 """The mode of an instance that a module may see: nobody writes to it."""
+
+
+def restore_modes(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Give instances the mode back that they had for a module which has ended. What is not there stays away."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            path = f"{os.fspath(folder)}/{name}"
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and stat.S_IMODE(mode) != READ_ONLY:
+                os.chmod(path, READ_ONLY)
 
 
 def make_readable(folder: str | os.PathLike[str], names: Iterable[str]) -> int:

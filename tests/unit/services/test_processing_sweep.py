@@ -26,6 +26,10 @@ class RunsOfJobs:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
+    @property
+    def protects_input(self) -> bool:
+        raise AssertionError
+
     def start(self, order: RunOrder) -> Running:
         raise AssertionError(order)
 

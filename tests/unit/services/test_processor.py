@@ -18,8 +18,10 @@ from mercure.core.processing import Limits
 from mercure.core.processing_steps import StepPlan
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, Priority
+from mercure.runners import process
 from mercure.services.processing_settings import RuleProcessing
 from mercure.spool import controls
+from mercure.spool.instances import READ_ONLY
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import claim
 from mercure.spool.layout import Layout
@@ -254,6 +256,27 @@ def test_a_module_cannot_harm_what_was_received(desk: Desk, series: BuiltSeries)
     for stage, job in ((Stage.ERROR, first), (Stage.SUCCESS, second)):
         kept = desk.place(stage, job) / "received"
         assert sorted(path.read_bytes() for path in kept.iterdir()) == sorted(content.values())
+
+
+@pytest.mark.parametrize("ends", ["(made / 'x').write_text('x')", "sys.exit(3)"])
+def test_modes_that_a_module_changes_are_set_back(desk: Desk, series: BuiltSeries, ends: str) -> None:
+    body = "first, second, *_ = sorted(taken.glob('*.dcm'))\nfirst.chmod(0)\nsecond.chmod(0o777)\n"
+    desk.module("closes", body + ends)
+    job = desk.job(series, "closes")
+    stage = Stage.ERROR if "exit" in ends else Stage.SUCCESS
+    desk.ends_in(stage, job)
+    received = desk.place(stage, job) / "received"
+    assert {path.stat().st_mode & 0o777 for path in received.glob("*.dcm")} == {READ_ONLY}
+
+
+def test_on_a_kernel_that_cannot_protect_files_a_module_gets_copies(
+    desk: Desk, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "landlock_version", lambda: 2)
+    desk.module("looks", "(made / 'links').write_text(str({file.stat().st_nlink for file in taken.glob('*.dcm')}))")
+    job = desk.job(series, "looks")
+    desk.ends_in(Stage.SUCCESS, job)
+    assert (desk.place(Stage.SUCCESS, job) / "results" / "attachments" / "links").read_text() == "{1}"
 
 
 def test_a_module_that_says_so_may_change_its_input(desk: Desk, series: BuiltSeries) -> None:
