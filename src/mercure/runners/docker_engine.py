@@ -4,6 +4,8 @@ Nothing here needs the engine, or the SDK, before the first call: a service star
 """
 
 import http.client
+import importlib.util
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from mercure.core.errors import PermanentError, TransientError
 
 _MAXIMUM_EXPLANATION = 300
 _CONNECTIONS = 64
+_LOCAL_SOCKET = "unix:///var/run/docker.sock"
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.05
 
 
@@ -46,6 +49,8 @@ class DockerEngine:
         Raises `EngineAwayError`, `MissingError`, `ConflictError`, `PermanentError` for other refusals, and
         `TransientError` when the engine itself failed.
         """
+        if self._client is None and _has_no_socket(self._host):
+            raise EngineAwayError(f"{what}: the Docker engine does not answer (no socket)")
         docker, broken = _libraries()
         try:
             client = self._connected(docker)
@@ -124,6 +129,17 @@ def _wait_until_gone(engine: DockerEngine, container: str, patience_seconds: flo
             api.inspect_container(container)
         time.sleep(_PAUSE_SECONDS)
     raise TransientError("a container is still being removed")
+
+
+def _has_no_socket(host: str) -> bool:
+    """Whether the engine is away for sure, which is known without the SDK: services without Docker never load it.
+
+    Without the package it would not help if the socket came.
+    """
+    where = host or os.environ.get("DOCKER_HOST") or _LOCAL_SOCKET
+    if importlib.util.find_spec("docker") is None:
+        return False
+    return where.startswith("unix:///") and not os.path.exists(where.removeprefix("unix://"))
 
 
 def _libraries() -> tuple[Any, tuple[type[Exception], ...]]:

@@ -81,3 +81,25 @@ def test_a_service_starts_without_docker_and_without_its_package() -> None:
     )
 
     assert told.stdout == "the Python package 'docker' is not installed\n"
+
+
+def test_an_engine_whose_socket_is_not_there_is_known_to_be_away_without_the_sdk(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from mercure.runners.docker import DockerRunner\n"
+        "from mercure.runners.docker_engine import EngineAwayError\n"
+        "try: DockerRunner('data', host=sys.argv[1]).sweep(lambda _: True)\n"
+        "except EngineAwayError as error: print(error)\n"
+        "print([name for name in ('docker', 'requests', 'urllib3') if name in sys.modules])\n"
+    )
+    socket = f"unix://{tmp_path}/none.sock"
+    for argument, variable in ((socket, ""), ("", socket)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, argument],
+            env={**os.environ, "DOCKER_HOST": variable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        away = "looking for containers that no job has: the Docker engine does not answer (no socket)"
+        assert done.stdout.splitlines() == [away, "[]"], done.stderr
