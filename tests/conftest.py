@@ -9,9 +9,11 @@ import hypothesis
 import pytest
 from tests import peers
 
-# A shell lets what it starts in the background ignore SIGINT, and all that the tests start would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell lets what it starts in the background ignore SIGINT, nohup lets it ignore SIGHUP, and what the tests start
+# would inherit that.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 # A busy machine is no bug, and CI asks the same questions each time; other runs look for new ones.
 hypothesis.settings.register_profile(
