@@ -104,6 +104,29 @@ def test_what_is_kept_by_command_is_not_claimed_to_be_the_basic_profile() -> Non
     assert replaced.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
 
 
+@pytest.mark.parametrize(
+    "general",
+    [
+        {"(0010,0033)": "keep"},  # only in the table of what the standard leaves out
+        {"(0014,2006)": "keep"},  # a name, a kind that goes wherever it stands
+        {"(0009,1001)": "keep"},  # nobody knows what it is
+        {"(0018,0015)": "set(@value(0010,1040)@)"},  # harmless itself, but for what it is given
+    ],
+)
+def test_what_only_the_addon_protects_is_not_claimed_to_be_the_basic_profile_either(general: dict[str, str]) -> None:
+    assert "DeidentificationMethodCodeSequence" not in treated(sections={"general": general})
+
+
+def test_what_is_kept_though_the_profile_would_keep_it_too_is_the_basic_profile() -> None:
+    general = {"(0028,0010)": "keep", "(0018,0015)": "set(@value(0018,0050)@)"}
+    assert treated(sections={"general": general}).DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+
+
+def test_a_name_that_is_copied_elsewhere_is_not_claimed_to_be_removed() -> None:
+    copied = treated(sections={"general": {"(0018,0015)": "set(@value(0010,0010)@)"}})
+    assert copied.PatientIdentityRemoved == "NO"
+
+
 def test_the_preset_none_changes_only_what_has_a_command() -> None:
     general = {"preset": "none", "remove_unknown_tags": "false", "(0010,0010)": "set(X)", "(0010,0020)": "clear"}
     before = builders.dataset("CT")

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from mercure_anonymizer import __version__
 from mercure_anonymizer.actions import Option, find_row
+from mercure_anonymizer.profile import Profile, Step
 from mercure_anonymizer.settings import Settings
 from mercure_anonymizer.values import item
 
@@ -39,12 +40,21 @@ def conforms(settings: Settings) -> bool:
     removes = settings.remove_curves and settings.remove_overlays and settings.remove_unknown_tags
     if settings.preset == "none" or not removes:
         return False
-    return not any(one.reveals and find_row(tag) for tag, one in settings.assignments.items())
+    revealed = (source for tag, one in settings.assignments.items() if one.reveals for source in (tag, *one.sources))
+    return not any(_is_protected(tag) for tag in revealed)
+
+
+def _is_protected(tag: int) -> bool:
+    """Tell whether the profile has something to do with an attribute, or nobody knows what it is."""
+    if find_row(tag) or not dictionary_has_tag(tag):
+        return True
+    return Profile().decide(tag, dictionary_VR(tag), "").step is not Step.KEEP
 
 
 def identity_removed(settings: Settings) -> bool:
-    """Tell whether name and id of the patient are replaced, and nothing stays that nobody knows."""
-    if not settings.remove_unknown_tags:
+    """Tell whether name and id of the patient are replaced, go nowhere else, and nothing stays that nobody knows."""
+    copied = any(source in _IDENTITY for one in settings.assignments.values() for source in one.sources)
+    if copied or not settings.remove_unknown_tags:
         return False
     commands = [settings.assignments.get(tag) for tag in _IDENTITY]
     return all(not one.reveals if one else settings.preset == "default" for one in commands)
