@@ -1,5 +1,6 @@
 """What runs modules from the command line. Nothing asks a Docker engine before it is needed."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +56,9 @@ class Engine:
         """Return the digest of an image that is on this machine; "" when it is not, or no engine answers."""
         if self._is_away:
             return ""
-        engine = DockerEngine(self._config.processor.docker_host, timeout_seconds=_QUICK_SECONDS)
         try:
-            return Images(engine).get(image, "never").digest
+            with closing(self._quick()) as engine:
+                return Images(engine).get(image, "never").digest
         except EngineAwayError:
             self._is_away = True
         except MercureError:
@@ -66,20 +67,21 @@ class Engine:
 
     def why_away(self) -> str:
         """Return why no engine answers, or ""."""
-        engine = DockerEngine(self._config.processor.docker_host, timeout_seconds=_QUICK_SECONDS)
         try:
-            with engine.asked("modules") as api:
+            with closing(self._quick()) as engine, engine.asked("modules") as api:
                 api.ping()
         except MercureError as error:
             return str(error)
-        finally:
-            engine.close()
         return ""
 
     def pull(self, module: str, image: str) -> Pulled:
         """Fetch an image from its registry, now."""
         try:
-            found = Images(DockerEngine(self._config.processor.docker_host)).pull(image)
+            with closing(DockerEngine(self._config.processor.docker_host)) as engine:
+                found = Images(engine).pull(image)
         except MercureError as error:
             return Pulled(module, image, reason=str(error))
         return Pulled(module, image, found.digest)
+
+    def _quick(self) -> DockerEngine:
+        return DockerEngine(self._config.processor.docker_host, timeout_seconds=_QUICK_SECONDS)
