@@ -2,10 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import peers
@@ -22,9 +22,26 @@ from bench.workplace import clean_folder, warm_memory
 _STRAIGHT = "straight to the target"
 _MERCURE = "Mercure"
 _MERCURE_NO_FSYNC = "Mercure, no fsync at its receiver"
+_MERCURE_ON_RELEASE = "Mercure, series complete on release"
 _SMALL = "60 series of 20 small instances, 4 associations: last response to last instance at the target"
 _IDLE_SECONDS = 20.0
 _QUICK_IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a platform has set apart from the defaults: keys of the sections `mercure` and `receiver`."""
+
+    general: Mapping[str, object] = field(default_factory=dict)
+    receiver: Mapping[str, object] = field(default_factory=dict)
+
+
+_DEFAULT = Setting()
+_PLATFORMS = {
+    _MERCURE: _DEFAULT,
+    _MERCURE_NO_FSYNC: Setting(receiver={"fsync": False}),
+    _MERCURE_ON_RELEASE: Setting(general={"series_complete_on_release": True, "release_grace_seconds": 0.1}),
+}
 
 
 @dataclass(frozen=True)
@@ -72,19 +89,20 @@ def measure(size: Size) -> Report:
         "An association is a process of dcmsend. Counted is from the start of all to the last file at the target.",
         "The target is storescp --fork, TCP_NODELAY. An instance is there when its file was closed (inotify).",
         "Mercure has its default configuration: durable before each acknowledgement, one job at a time to each target.",
+        "On release: with `series_complete_on_release` and a grace of 0.1 s, the last series wait for no trigger.",
         "With --quick the CT are as many as without, for the trigger does not shrink with them.",
     ]
     return report
 
 
 def _large(report: Report, load: Load, associations: int, size: Size, memory: list[float]) -> None:
-    ways = {_STRAIGHT: None} if size.peers_only else {_STRAIGHT: None, _MERCURE: True, _MERCURE_NO_FSYNC: False}
+    ways: dict[str, Setting | None] = {_STRAIGHT: None} if size.peers_only else {_STRAIGHT: None, **_PLATFORMS}
     runs: dict[str, list[Passage]] = {name: [] for name in ways}
     for _ in range(size.runs):
-        for name, fsync in ways.items():
-            with _way(fsync) as way:
+        for name, setting in ways.items():
+            with _way(setting) as way:
                 runs[name].append(_dcmsend(load, associations, way))
-                if way.platform and fsync:
+                if way.platform and setting is _DEFAULT:
                     memory.append(processes.proportional_kb(way.platform.process.pid) / 1024)
     plural = "s" if associations > 1 else ""
     base = f"2,000 CT, {associations} association{plural}: "
@@ -102,13 +120,13 @@ def _large(report: Report, load: Load, associations: int, size: Size, memory: li
 
 
 @contextmanager
-def _way(fsync: bool | None) -> Iterator[Way]:
-    """A fresh target with a platform before it, or without one when `fsync` is None."""
+def _way(setting: Setting | None) -> Iterator[Way]:
+    """A fresh target with a platform before it, or without one when `setting` is None."""
     with clean_folder("end-to-end") as folder, watched_storescp(folder / "target") as target:
-        if fsync is None:
+        if setting is None:
             yield Way(target.port, target, None, folder)
             return
-        with start_platform(folder, target.port, fsync=fsync) as platform:
+        with start_platform(folder, target.port, general=setting.general, receiver=setting.receiver) as platform:
             processes.wait_until_idle(platform.process.pid)
             yield Way(platform.port, target, platform, folder)
 
@@ -137,7 +155,7 @@ def _small(report: Report, size: Size) -> None:
     load = inputs.small()
     seconds = []
     for _ in range(size.runs):
-        with _way(fsync=True) as way:
+        with _way(_DEFAULT) as way:
             sent = send(load.files, way.port, associations=4)
             arrived = way.target.arrivals.of(uid for _, uid in load.identities)
             seconds.append(arrived[-1] - sent.ended)
@@ -146,7 +164,7 @@ def _small(report: Report, size: Size) -> None:
 
 
 def _idle(report: Report, size: Size, memory: list[float]) -> None:
-    with _way(fsync=True) as way:
+    with _way(_DEFAULT) as way:
         if way.platform is None:
             raise RuntimeError("there is no platform")
         pid = way.platform.process.pid

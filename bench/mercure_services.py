@@ -50,12 +50,24 @@ def start_receiver(data_folder: Path, port: int, *, fsync: bool) -> Iterator[sub
 
 @contextmanager
 def start_platform(
-    folder: Path, target_port: int, *, fsync: bool = True, dispatcher: Mapping[str, object] | None = None
+    folder: Path,
+    target_port: int,
+    *,
+    general: Mapping[str, object] | None = None,
+    receiver: Mapping[str, object] | None = None,
+    dispatcher: Mapping[str, object] | None = None,
 ) -> Iterator[Running]:
-    """Run all services until the block ends: a series is complete after a second and goes to the target."""
+    """Run all services until the block ends: a series is complete after a second and goes to the target.
+
+    What is given is set in the sections `mercure`, `receiver` and `dispatcher`; all else has its default.
+    """
     configuration = {
-        "mercure": {"data_folder": str(folder / "data"), "series_complete_trigger": TRIGGER_SECONDS},
-        "receiver": {"port": peers.free_port(), "host": "127.0.0.1", "fsync": fsync},
+        "mercure": {
+            "data_folder": str(folder / "data"),
+            "series_complete_trigger": TRIGGER_SECONDS,
+            **(general or {}),
+        },
+        "receiver": {"port": peers.free_port(), "host": "127.0.0.1", **(receiver or {})},
         "dispatcher": dict(dispatcher or {}),
         "targets": {"pacs": dicom_target(target_port)},
         "rules": [{"name": "images", "condition": "@Modality@ in ('CT', 'MR')", "action": "route", "target": "pacs"}],
