@@ -50,7 +50,8 @@ def evaluate(
 ) -> None:
     """Show what a rule answers for a file or for tags, which tags it read, and what was missing.
 
-    Exit status 0: it matched or did not match. 1: it could not be evaluated. 2: it is no valid expression.
+    Exit status 0: it matched or did not match. 1: it could not be evaluated. 2: it is no valid expression, or there is
+    no rule of that name.
     """
     if (expression is None) == (rule is None):
         raise CommandError("give either an expression or --rule", "See `mercure rules test --help`.", Exit.USAGE)
@@ -75,10 +76,11 @@ def _condition(name: str) -> str:
     loaded = installation.configuration()
     found = next((rule.condition for rule in loaded.config.rules if rule.name == name), None)
     if found is None:
-        reason = loaded.broken_rules.get(name)
-        known = ", ".join(rule.name for rule in loaded.config.rules) or "none"
-        message = f"rule {name!r} cannot be read: {reason}" if reason else f"there is no rule {name!r}"
-        raise CommandError(message, f"Rules of the configuration: {known}.", Exit.CONFIGURATION)
+        known = f"Rules of the configuration: {', '.join(rule.name for rule in loaded.config.rules) or 'none'}."
+        if name in loaded.broken_rules:
+            message = f"rule {name!r} cannot be read: {loaded.broken_rules[name]}"
+            raise CommandError(message, known, Exit.CONFIGURATION)
+        raise CommandError(f"there is no rule {name!r}", known, Exit.USAGE)
     return found
 
 
