@@ -291,6 +291,25 @@ def test_a_bad_configuration_keeps_the_last_good_one_and_says_so_once_and_loudly
     assert caplog.text.count("is NOT used") == 2
 
 
+def test_a_bad_configuration_that_is_put_back_as_it_was_is_said_to_be_good_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, path = platform(tmp_path)
+    good = path.read_text()
+    path.write_text("{")
+    running.poll_config()
+    path.write_text(good)
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        for _ in range(3):
+            running.poll_config()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert said[0].startswith("the configuration file is good again")
+    running.events.close()
+    assert events(tmp_path)[-2:] == [EventKind.CONFIG_REJECTED, EventKind.CONFIG_LOADED]
+
+
 def test_a_broken_rule_is_logged_and_the_rest_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     platform(tmp_path, rules=[{"name": "bad", "condition": "(", "target": "nowhere"}])

@@ -137,11 +137,7 @@ class Platform:
         except ConfigError as error:
             log.error("configuration: %s", error)  # noqa: TRY400
             return
-        rejected = self._store.rejected
-        if rejected is not None and rejected is not self._reported:
-            log.error("the changed configuration is NOT used, the last good one goes on: %s", rejected)
-            self.events.emit(Event(EventKind.CONFIG_REJECTED, self.clock.now(), detail=str(rejected)[:2000]))
-        self._reported = rejected
+        self._report_rejection(loaded)
         if loaded is None:
             return
         log.info("configuration taken up (revision %s)", loaded.revision[:12])
@@ -157,6 +153,18 @@ class Platform:
         for service in self._services:
             configurable: _Configurable = service  # type: ignore[assignment]
             configurable.configure(made[service.name]())
+
+    def _report_rejection(self, loaded: Loaded | None) -> None:
+        """Say once that a changed file is not used, and once that it is put back as it was. A new one is told later."""
+        rejected, reported = self._store.rejected, self._reported
+        self._reported = rejected
+        if rejected is not None and rejected is not reported:
+            log.error("the changed configuration is NOT used, the last good one goes on: %s", rejected)
+            self.events.emit(Event(EventKind.CONFIG_REJECTED, self.clock.now(), detail=str(rejected)[:2000]))
+        elif rejected is None and reported is not None and loaded is None:
+            revision = self._store.current.revision[:12]
+            log.info("the configuration file is good again, and as it is in use (revision %s)", revision)
+            self.events.emit(Event(EventKind.CONFIG_LOADED, self.clock.now(), detail=revision))
 
     def _move_to(self, loaded: Loaded) -> bool:
         """Go on in other data folders: end every service in order and start it anew. What is in the old ones stays.
