@@ -23,17 +23,34 @@ def check_service(service: str) -> str:
     return service
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a journal, unless it is there; its parent must be, and its owner gets what root makes.
+
+    Raises `OSError`.
+    """
+    try:
+        os.mkdir(folder, 0o750)
+    except FileExistsError:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _give_to_owner(descriptor, folder.parent)
+    finally:
+        os.close(descriptor)
+
+
 def create(folder: Path, service: str) -> tuple[int, Path]:
     """Make a new file, locked for its writer; return its descriptor, open for appending, and its path.
 
-    The lock is there before the name, so that nobody takes a file that was just made for that of a dead writer.
-    Raises `OSError`.
+    The lock is there before the name, so that nobody takes a file that was just made for that of a dead writer. What
+    root makes belongs to the owner of the folder. Raises `OSError`.
     """
     path = folder / f"{service}-{os.getpid()}-{time.time_ns()}.jsonl"
     draft = folder / f".{path.name}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _give_to_owner(descriptor, folder)
         os.rename(draft, path)
     except OSError:
         os.close(descriptor)
@@ -41,6 +58,14 @@ def create(folder: Path, service: str) -> tuple[int, Path]:
             os.unlink(draft)
         raise
     return descriptor, path
+
+
+def _give_to_owner(descriptor: int, folder: Path) -> None:
+    """Give what was just made to the owner of the folder around it: an operator may be root, the services are not."""
+    if os.geteuid() == 0:
+        owner = os.stat(folder)
+        with contextlib.suppress(PermissionError):  # root of a container or on NFS may not: better so than no journal
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def start_of(name: str) -> int | None:

@@ -1,6 +1,7 @@
 """Reads the events of all services, each exactly once, however often reader and writers die."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import BinaryIO, Final
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event
 from mercure.journal import files
+
+log = logging.getLogger(__name__)
 
 _LONGEST_LINE: Final = 64 * 1024
 """Our lines are far shorter. A longer one is no event, and is not gathered in memory."""
@@ -34,12 +37,16 @@ class JournalReader:
     Events of one file come in the order in which they were written, files in the order in which they were begun;
     between two writers there is no order but their times. A reader whose positions could not be saved is thrown away,
     and a new one made with those that were saved last. Not safe for several threads.
+
+    A file that this user may not read is passed over, with one line in the log; its position stays, and it is read from
+    there as soon as it may be.
     """
 
     def __init__(self, folder: Path, positions: Mapping[str, int] | None = None) -> None:
         """Read nothing yet. The folder need not exist."""
         self._folder = folder
         self._positions = dict(positions or {})
+        self._unreadable: set[str] = set()
 
     def read(self, limit: int = 10_000) -> Batch:
         """Return the next events, at most `limit`; none when there are none now. Raises `SpoolError` with the reason.
@@ -52,17 +59,22 @@ class JournalReader:
         if names:  # a folder that is not there for a moment must not make us forget
             positions = {name: positions[name] for name in names if name in positions}
         events: list[Event] = []
+        unreadable: set[str] = set()
         corrupted = 0
         try:
             for name in names:
-                for event in self._read_file(name, positions, limit - len(events)):
-                    if event is None:
-                        corrupted += 1
-                    else:
-                        events.append(event)
+                try:
+                    for event in self._read_file(name, positions, limit - len(events)):
+                        if event is None:
+                            corrupted += 1
+                        else:
+                            events.append(event)
+                except PermissionError:
+                    unreadable.add(name)
         except OSError as error:
             raise SpoolError(f"the journal cannot be read: {error}") from error
         self._positions = positions
+        self._say(unreadable)
         return Batch(tuple(events), dict(positions), corrupted)
 
     def removable(self) -> list[Path]:
@@ -71,6 +83,18 @@ class JournalReader:
         They may be removed once the positions are saved.
         """
         return [self._folder / name for name in self._names() if self._is_finished(name)]
+
+    def _say(self, unreadable: set[str]) -> None:
+        """Name files that may not be read, once each until they may be."""
+        if new := sorted(unreadable - self._unreadable):
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            log.warning(
+                "%s%s in %s may not be read by this user: their events are missing here; `mercure doctor` says more",
+                new[0],
+                more,
+                self._folder,
+            )
+        self._unreadable = unreadable
 
     def _names(self) -> list[str]:
         try:

@@ -1,6 +1,5 @@
 """Writes events: one line of JSON for each, in a file that only this process appends to."""
 
-import contextlib
 import json
 import logging
 import os
@@ -101,8 +100,7 @@ class JournalWriter:
         self._sync_now_and_then(self._descriptor)
 
     def _create(self) -> int:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._folder, 0o750)  # its parent is in the data folder, which is not ours to make
+        files.make_folder(self._folder)  # its parent is in the data folder, which is not ours to make
         descriptor, _ = files.create(self._folder, self._service)
         self._size = 0
         self._is_line_open = False

@@ -1,6 +1,8 @@
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -163,6 +165,65 @@ def test_a_reading_that_fails_forgets_what_it_has_read(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="cannot be read"):
         reader.read()
     assert reader.read(limit=0) == Batch((), {second.name: -5})
+
+
+READ_WITH_ONE_CLOSED = """
+import logging, os, sys
+from pathlib import Path
+from mercure.journal.reader import JournalReader
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+folder = Path(sys.argv[1])
+closed, half, opened = (folder / f"router-1-{number}.jsonl" for number in (5, 6, 7))
+def write(path, *numbers):
+    with path.open("a") as file:
+        for number in numbers:
+            print('{"kind":"job_created","at":"2024-05-06T12:00:00+00:00","count":%d}' % number, file=file)
+def read():
+    batch = reader.read()
+    print([event.count for event in batch.events], sorted(name[9] for name in batch.positions), len(reader.removable()))
+write(closed, 1)
+write(half, 2)
+write(opened, 3)
+reader = JournalReader(folder)
+closed.chmod(0)
+read()
+write(half, 4)
+half.chmod(0)
+write(opened, 5)
+read()
+write(opened, 6)
+read()
+closed.chmod(0o600)
+half.chmod(0o600)
+read()
+closed.chmod(0)
+read()
+"""
+
+
+def test_a_file_that_may_not_be_read_is_passed_over_and_read_from_its_place_when_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)  # another user may not write there
+    with tempfile.TemporaryDirectory() as folder:  # the folders of pytest are closed to others
+        os.chmod(folder, 0o777)
+        command = [sys.executable, "-c", READ_WITH_ONE_CLOSED, folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+        said = f"in {folder} may not be read by this user: their events are missing here; `mercure doctor` says more"
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f"WARNING router-1-5.jsonl {said}",
+        "[2, 3] ['6', '7'] 2",
+        f"WARNING router-1-6.jsonl {said}",
+        "[5] ['6', '7'] 1",
+        "[6] ['6', '7'] 1",
+        "[1, 4] ['5', '6', '7'] 3",
+        f"WARNING router-1-5.jsonl {said}",
+        "[] ['5', '6', '7'] 2",
+    ]
 
 
 WRITE = """

@@ -44,6 +44,28 @@ def test_nothing_is_made_before_the_first_event(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_root_writes_belongs_to_the_owner_of_the_data_folder(tmp_path: Path) -> None:
+    as_root = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    program = (
+        "import os, sys\n"
+        "from datetime import UTC, datetime\n"
+        "from pathlib import Path\n"
+        "from mercure.core.events import Event, EventKind\n"
+        "from mercure.journal.writer import JournalWriter\n"
+        "jobs = Path(sys.argv[1])\n"
+        "os.mkdir(jobs)\n"
+        "os.chown(jobs, 12345, 54321)\n"
+        "writer = JournalWriter(jobs / 'journal', 'operator')\n"
+        "writer.emit(Event(EventKind.JOB_CREATED, datetime.now(UTC)))\n"
+        "for path in ('journal', *os.listdir(jobs / 'journal')):\n"
+        "    found = os.stat(jobs / 'journal' if path == 'journal' else jobs / 'journal' / path)\n"
+        "    print(found.st_uid, found.st_gid)\n"
+    )
+    command = [*as_root, sys.executable, "-c", program, str(tmp_path / "jobs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("12345 54321\n" * 2, "")
+
+
 def test_the_writer_gives_each_event_an_id_of_its_own_and_keeps_one_that_is_there(tmp_path: Path) -> None:
     for service in ("router", "dispatcher"):
         writer = JournalWriter(tmp_path, service)
