@@ -9,6 +9,7 @@ from mercure.app.assembly import layout_of
 from mercure.cli import probe_folders
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.doctor_incoming import incoming_findings
+from mercure.cli.doctor_journal import journal_findings
 from mercure.cli.doctor_space import Place, space_findings
 from mercure.config.schema import Config
 from mercure.spool.layout import Layout
@@ -37,7 +38,7 @@ def folder_findings(config: Config) -> list[Finding]:
             findings += space_findings(place, config)
     for place in _places_to_be(missing, usable):
         findings += space_findings(place, config)
-    return [*findings, *incoming_findings(layout, config)]
+    return [*findings, *incoming_findings(layout, config), *journal_findings(layout)]
 
 
 def _named(group: tuple[str, ...], usable: dict[str, Path]) -> str:

@@ -370,3 +370,48 @@ def test_a_user_without_permissions_is_told_which_folder_to_get() -> None:
     found = [one for one in findings(answer, "folders") if str(site.layout.outgoing) in one["message"]]
     assert found[0]["severity"] == "error"
     assert "chown" in found[0]["remedy"]
+
+
+@contextmanager
+def open_site(**sections: Any) -> Iterator[Site]:
+    """An installation that another user can reach, and write to; the folder of a test is closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder), **sections)
+        site.config_file.chmod(0o644)
+        for path in (Path(folder), *(one for one in Path(folder).rglob("*") if one.is_dir())):
+            path.chmod(0o777)
+        yield site
+
+
+def as_another_user(site: Site, *arguments: str) -> Answer:
+    wrapper = ("setpriv", "--reuid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    return site.process(*arguments, wrapper=wrapper)
+
+
+def test_files_of_the_journal_that_cannot_be_read_are_named_and_the_queue_can_be_looked_at_all_the_same() -> None:
+    with open_site() as site:
+        journal, job = site.layout.journal, site.failed_job()
+        for number in (5, 6):
+            (journal / f"operator-1-{number}.jsonl").touch()
+        assert not findings(as_another_user(site, "doctor", "--json"), "journal")
+        closed = journal / "operator-1-6.jsonl"
+        closed.chmod(0)
+        (found,) = findings(as_another_user(site, "doctor", "--json"), "journal")
+        shown = as_another_user(site, "queue", "show", job.id)
+        journal.chmod(0)
+        (unlisted,) = findings(as_another_user(site, "doctor", "--json"), "journal")
+        journal.chmod(0o777)
+        for number in range(10, 15):
+            (journal / f"operator-1-{number}.jsonl").touch(mode=0)
+        (many,) = findings(as_another_user(site, "doctor", "--json"), "journal")
+    assert found["severity"] == "error"
+    assert found["message"].startswith(f"1 file of {journal} cannot be read: {closed.name}; ")
+    assert found["remedy"].startswith(f"As root: chown -h --reference={journal} {closed} && chmod u+r")
+    assert shown.status == Exit.OK, shown
+    assert job.id in shown.out
+    assert shown.err.count(f"{closed.name} in {journal} may not be read by this user") == 1
+    assert unlisted["message"].startswith(f"{journal} cannot be listed: ")
+    assert unlisted["remedy"].startswith(f"As root: chown -hR --reference={site.layout.jobs} {journal}")
+    assert "6 files of" in many["message"]
+    assert many["message"].count("operator") == 3
+    assert many["remedy"].startswith(f"As root: chown -h --reference={journal} {journal}/*.jsonl")
