@@ -257,9 +257,8 @@ class Dispatcher:
     def _settle_attempt(self, run: DeliveryRun, attempt: Attempt) -> None:
         active = run.active
         active.running.pop(run.target_name, None)
-        self._circuits.end(attempt, self._clock.monotonic(), self._draw())
-        policy = self._circuits.policy(run.target_name)
-        active.job = self._settlement.attempt(active.job, attempt, lambda count: policy.after(count, self._draw()))
+        pause = self._circuits.end(attempt, self._clock.monotonic(), self._draw())
+        active.job = self._settlement.attempt(active.job, attempt, pause)
         if run.target_name in active.again:
             active.again.remove(run.target_name)
             others = {d.target for d in active.job.deliveries} - {run.target_name}

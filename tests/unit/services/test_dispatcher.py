@@ -1,5 +1,6 @@
 """The dispatcher against real targets: folders, DICOM nodes of pynetdicom, and peers that hang."""
 
+import itertools
 import json
 import logging
 import os
@@ -553,6 +554,67 @@ def test_a_retry_makes_a_deferred_job_due_at_once(layout: Layout, tmp_path: Path
     controls.retry(layout, job.id, desk.clock.now())
     desk.settle(0.1)
     assert desk.jobs(Stage.SUCCESS) == [job.id], "an operator who asks for it asks the target, too"
+
+
+def attempt_is_made_when_announced(desk: Desk, job: Job) -> None:
+    """Have the next attempt at the only target made, at the time that the job says, and not before."""
+    waiting = desk.read(Stage.OUTGOING, job).deliveries[0]
+    assert waiting.not_before is not None
+    desk.settle((waiting.not_before - desk.clock.now()).total_seconds() - 0.5)
+    assert desk.read(Stage.OUTGOING, job).deliveries[0].attempts == waiting.attempts, "not before its time"
+    desk.settle(0.6)
+    assert desk.read(Stage.OUTGOING, job).deliveries[0].attempts == waiting.attempts + 1, "at its time"
+
+
+@pytest.mark.parametrize("draws", [(0.0, 1.0), (1.0, 0.0)])
+def test_the_next_attempt_is_made_when_it_is_announced(
+    layout: Layout, tmp_path: Path, series: BuiltSeries, draws: tuple[float, float]
+) -> None:
+    random = itertools.cycle(draws)
+    setup = folder(tmp_path, "late", RetryPolicy(1000.0, 9000.0, jitter=0.2), there=False)
+    desk = Desk(layout, {"late": setup}, draw=lambda: next(random))
+    job = make_job(layout, series, "late")
+    desk.settle()
+    for _ in range(3):
+        attempt_is_made_when_announced(desk, job)
+
+
+def test_a_retry_asks_a_target_that_was_given_up_for_long_and_announces_the_time_after_that(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    desk = Desk(layout, {"late": folder(tmp_path, "late", RetryPolicy(30.0, 9000.0), there=False)})
+    job = make_job(layout, series, "late")
+    for _ in range(6):
+        desk.settle(1900.0)
+    controls.retry(layout, job.id, desk.clock.now())
+    started = desk.events.count(EventKind.DELIVERY_STARTED)
+    desk.settle(0.1)
+    assert desk.events.count(EventKind.DELIVERY_STARTED) == started + 1, "asked at once"
+    attempt_is_made_when_announced(desk, job)
+
+
+def test_a_retry_asks_the_target_at_once_when_the_attempt_that_was_under_way_has_failed(
+    layout: Layout, tmp_path: Path
+) -> None:
+    fails, let_go = [Close(reset=True)], threading.Event()
+    with scripted_server(fails, fails, [WaitFor(let_go), Close(reset=True)], [ReceiveUntilClosed()]) as peer:
+        desk = Desk(layout, {"pacs": node(peer.port, parallel=2)})
+        now = desk.clock.now()
+        first, second = (
+            make_job(layout, small_series(tmp_path / name, 1), "pacs", job_id=name, at=now) for name in ("one", "two")
+        )
+        desk.settle()
+        desk.clock.advance(100.0)
+        desk.until(lambda: len(peer.conversations) == 3, "one of them is tried")
+        controls.retry(layout, second.id, desk.clock.now())
+        desk.clock.advance(1.0)
+        desk.until(lambda: desk.read(Stage.OUTGOING, second).deliveries[0].attempts == 0, "the retry is noticed")
+        desk.dispatcher.step()
+        assert len(peer.conversations) == 3, "one at a time, as long as the target is not known to work"
+        let_go.set()
+        desk.until(lambda: desk.read(Stage.OUTGOING, first).deliveries[0].attempts == 2, "the attempt has failed")
+        desk.until(lambda: len(peer.conversations) == 4, "the target is asked for the operator")
+        desk.stop()
 
 
 # -- which goes first --------------------------------------------------------------------------------------------------
