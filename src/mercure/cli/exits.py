@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 
+from mercure.config.write_access import CannotSaveError
 from mercure.core.errors import ConfigError, MercureError, SpoolError
 
 
@@ -53,6 +54,8 @@ def as_command_error(error: MercureError | OSError) -> CommandError:
     match error:
         case CommandError():
             return error
+        case CannotSaveError():
+            return CommandError(str(error), error.remedy, Exit.CONFIGURATION)
         case ConfigError():
             return CommandError(str(error), "`mercure config check` shows every problem.", Exit.CONFIGURATION)
         case SpoolError():

@@ -1,12 +1,10 @@
 """The configuration file while services run: watched, replaced only by something good, saved without lost updates."""
 
-import fcntl
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from mercure.config.environment import config_path
 from mercure.config.json_text import MAXIMUM_BYTES
 from mercure.config.load import Loaded, parse, revision_of
 from mercure.config.problems import InvalidConfigError, Problem
+from mercure.config.write_access import CannotSaveError, exclusive
 from mercure.core.errors import ConfigError
 
 __all__ = ["ConfigStore", "Rejection", "config_path"]
@@ -100,13 +99,13 @@ class ConfigStore:
 
         `expected_revision` is that of the version that was edited, empty for a file that must not exist yet. Masks in
         the place of secrets stand for the secrets of that version. Raises ConfigError when the file was changed in
-        between, when the new content has errors in itself, or when it cannot be written.
+        between, or when the new content has errors in itself; `CannotSaveError` when it cannot be written.
         """
         try:
-            with self._lock, _exclusive(self.path) as path:
+            with self._lock, exclusive(self.path) as path:
                 return _replace(path, config_json, expected_revision)
         except OSError as error:
-            raise ConfigError(f"{self.path} cannot be saved: {error.strerror}") from None
+            raise CannotSaveError(self.path, error) from None
 
     def _consider(self, content: bytes, seen: Signature) -> Loaded | None:
         revision = revision_of(content)
@@ -146,18 +145,6 @@ def _read(path: Path) -> tuple[bytes, Signature | None]:
         before = _signature(os.fstat(file.fileno()))
         content = file.read(MAXIMUM_BYTES + 1)
         return content, before if _signature(os.fstat(file.fileno())) == before else None
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[Path]:
-    """Hold the lock of a configuration file, among threads and processes, and give its real path."""
-    path = Path(os.path.realpath(path))  # a link to the file stays a link
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield path
-    finally:
-        os.close(descriptor)
 
 
 def _replace(path: Path, config_json: dict[str, Any], expected_revision: str) -> str:
