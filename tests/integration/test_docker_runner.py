@@ -282,7 +282,7 @@ def test_a_module_runs_as_the_user_of_the_service(site: Site) -> None:
 def test_a_module_that_requires_root_is_refused_by_a_service_that_is_not(site: Site) -> None:
     site.runner = site.new_runner(user=(12_345, 12_345))
 
-    with pytest.raises(PermanentError, match="requires root"):
+    with pytest.raises(PermanentError, match="requires root, and user 12345"):
         site.runner.start(site.order("true", requires_root=True))
 
 

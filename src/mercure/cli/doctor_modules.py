@@ -1,7 +1,6 @@
 """Modules: what runs them answers, their programs exist, what they keep can be written."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -9,13 +8,14 @@ from typing import Literal
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.doctor_folders import existing_above, give_remedy
 from mercure.cli.modules_engine import Engine
+from mercure.cli.modules_usable import program_trouble, search_path
 from mercure.cli.probe_folders import MISSING, why_unusable
 from mercure.config.load import Loaded
 from mercure.config.modules import chain_of, module_spec, module_trouble
 from mercure.config.schema import Config, Module
 from mercure.core.errors import ConfigError
+from mercure.core.module_policy import root_trouble
 from mercure.core.processing import ModuleSpec
-from mercure.runners.process import PATH
 
 
 def module_findings(loaded: Loaded) -> Iterator[Finding]:
@@ -30,6 +30,7 @@ def module_findings(loaded: Loaded) -> Iterator[Finding]:
             yield _unusable(name, module, config, str(error), is_asked=name in asked)
     yield from _engine(config, specs, asked)
     for name, spec in specs.items():
+        yield from _root(spec, is_asked=name in asked)
         if spec.runner == "process":
             yield _program(spec, is_asked=name in asked)
     yield from _persistence(config, specs, asked)
@@ -61,18 +62,21 @@ def _engine(config: Config, specs: dict[str, ModuleSpec], asked: set[str]) -> It
     yield Finding("modules", _severity(is_asked=bool(asked & set(images))), message, f"{remedy} Jobs wait meanwhile.")
 
 
+def _root(spec: ModuleSpec, *, is_asked: bool) -> Iterator[Finding]:
+    reason = root_trouble(spec, os.geteuid())
+    if reason:
+        remedy = "Run the services as root (and this as root), or take requires_root from the module."
+        yield Finding("modules", _severity(is_asked=is_asked), f"module {spec.name} cannot run: {reason}", remedy)
+
+
 def _program(spec: ModuleSpec, *, is_asked: bool) -> Finding:
     program = spec.command[0]
-    path = spec.environment.get("PATH", PATH)
-    # A relative path would start in the private folder of the run, where no program is.
-    is_relative = "/" in program and not program.startswith("/")
-    if not is_relative and shutil.which(program, path=path):
+    reason = program_trouble(spec)
+    if not reason:
         return Finding("modules", "ok", f"module {spec.name}: there is a program {program}")
-    reason = "cannot be run by this user" if os.path.isabs(program) and os.path.exists(program) else "does not exist"
-    message = f"module {spec.name}: the program {program} {reason}"
     remedy = "Install it, or write its absolute path in command." if "/" not in program else "Mend the path in command."
-    hint = f" It is looked for in {path}." if "/" not in program else ""
-    return Finding("modules", _severity(is_asked=is_asked), message, f"{remedy}{hint}")
+    hint = f" It is looked for in {search_path(spec)}." if "/" not in program else ""
+    return Finding("modules", _severity(is_asked=is_asked), f"module {spec.name}: {reason}", f"{remedy}{hint}")
 
 
 def _persistence(config: Config, specs: dict[str, ModuleSpec], asked: set[str]) -> Iterator[Finding]:

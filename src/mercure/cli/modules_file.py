@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mercure.cli.exits import CommandError, Exit
+from mercure.cli.modules_usable import why_it_cannot_run
 from mercure.config import json_text
 from mercure.config.load import form_of, parse, read_object
-from mercure.config.modules import module_trouble
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError
 
@@ -58,7 +58,7 @@ def save_module(path: Path, module: NewModule, *, replace: bool) -> str:
 def _warning(path: Path, name: str) -> str:
     """Say what keeps the module from running although the file is good."""
     config = parse(path.read_bytes()).config
-    return module_trouble(config.modules[name], config.processor)
+    return why_it_cannot_run(name, config.modules[name], config.processor)
 
 
 def variables(plain: Sequence[str], files: Sequence[str]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mercure.cli.modules_usable import why_it_cannot_run
 from mercure.cli.output import Column, print_table, say
 from mercure.config.load import Loaded
-from mercure.config.modules import chain_of, module_trouble
+from mercure.config.modules import chain_of
 
 _ID_CHARACTERS = 19
 
@@ -53,7 +54,7 @@ def modules_of(loaded: Loaded, digest: Callable[[str], str]) -> list[Listed]:
             module.command,
             digest(module.docker_tag) if module.docker_tag else "",
             users.get(name, ()),
-            module_trouble(module, loaded.config.processor),
+            why_it_cannot_run(name, module, loaded.config.processor),
         )
         for name, module in loaded.config.modules.items()
     ]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from mercure.core.processing import INPUT_IN_CONTAINER, OUTPUT_IN_CONTAINER, PERSISTENCE_IN_CONTAINER
+from mercure.core.processing import INPUT_IN_CONTAINER, OUTPUT_IN_CONTAINER, PERSISTENCE_IN_CONTAINER, ModuleSpec
 
 Json = Any
 
@@ -56,6 +56,20 @@ def check_docker_arguments(arguments: Mapping[str, Json]) -> list[Fault]:
         else:
             faults.extend(check(key, value))
     return faults
+
+
+def root_trouble(module: ModuleSpec, user_id: int) -> str:
+    """Say why a module cannot run under a service of this user, or "".
+
+    Only root can read and remove whatever root leaves in an output folder, and nothing with more rights than the
+    service ever tidies up behind a module.
+    """
+    if not module.requires_root or user_id == 0:
+        return ""
+    return (
+        f"it requires root, and user {user_id}, as which this runs, could not read or remove what it writes: "
+        "run the services as root, or the module without requires_root"
+    )
 
 
 def size_in_bytes(value: Json) -> int | None:

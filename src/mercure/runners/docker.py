@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from mercure.core.errors import MercureError, PermanentError, TransientError
-from mercure.core.module_policy import check_docker_arguments
+from mercure.core.module_policy import check_docker_arguments, root_trouble
 from mercure.core.processing import OUTPUT_IN_CONTAINER, PullPolicy, Running, RunOrder
 from mercure.runners.docker_container import (
     LABEL_DATA,
@@ -165,14 +165,9 @@ class DockerRunner:
         if faults:
             text = "; ".join(f"{fault.path} {fault.text}" for fault in faults)
             raise PermanentError(f"docker_arguments of module {order.module.name}: {text}")
-        if not order.module.requires_root:
-            return self._user
-        if self._user[0] != 0:
-            raise PermanentError(
-                f"module {order.module.name} requires root, but this service does not run as root and could not read "
-                "or remove what the module writes: run the service as root, or the module without"
-            )
-        return 0, 0
+        if trouble := root_trouble(order.module, self._user[0]):
+            raise PermanentError(f"module {order.module.name} cannot run: {trouble}")
+        return (0, 0) if order.module.requires_root else self._user
 
     def _place(self, order: RunOrder, user: tuple[int, int]) -> Place:
         kept = self._paths.of(order.persistence_folder) if order.persistence_folder else ""

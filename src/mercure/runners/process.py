@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mercure.core.errors import PermanentError, TransientError
+from mercure.core.module_policy import root_trouble
 from mercure.core.processing import ModuleSpec, Running, RunOrder, module_variables
 from mercure.runners.process_claim import PRIVATE_PREFIX, Claim
 from mercure.runners.process_fence import landlock_version
@@ -151,8 +152,8 @@ def _check(module: ModuleSpec) -> None:
         raise PermanentError(f"the command or the environment of module {module.name} has what no program can be given")
     if module.volumes:
         raise PermanentError(f"module {module.name} has volumes, which the runner process does not know")
-    if module.requires_root and os.geteuid() != 0:
-        raise PermanentError(f"module {module.name} requires root, which the service is not")
+    if trouble := root_trouble(module, os.geteuid()):
+        raise PermanentError(f"module {module.name} cannot run: {trouble}")
 
 
 def _refused(order: RunOrder, error: OSError) -> PermanentError | TransientError:

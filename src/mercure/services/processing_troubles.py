@@ -5,9 +5,12 @@ foresaw is tried again a few times; after that its job must end, or it would be 
 """
 
 import logging
-from collections.abc import Container
+import os
+from collections.abc import Container, Iterable
 
 from mercure.core.errors import MercureError
+from mercure.core.module_policy import root_trouble
+from mercure.core.processing import ModuleSpec
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,15 @@ class Troubles:
         """Start without any."""
         self._reasons: dict[str, str] = {}
         self._faults: dict[str, int] = {}
+        self._foreseen: dict[str, str] = {}
+
+    def foresee(self, modules: Iterable[ModuleSpec]) -> None:
+        """Log, before any job asks for them, which modules cannot run under the user of this service. Each once."""
+        found = {one.name: text for one in modules if (text := root_trouble(one, os.geteuid()))}
+        for name, text in found.items():
+            if self._foreseen.get(name) != text:
+                log.error("module %s cannot run, and its jobs will go to error: %s", name, text)
+        self._foreseen = found
 
     def note(self, job_id: str, what: str, error: Exception) -> bool:
         """Log that something (started, settled) cannot be done with a job now. True: do not try it any more.

@@ -109,6 +109,7 @@ class Processor:
     def run(self, stop: threading.Event) -> None:
         """Process until `stop`; containers then go on and are taken up again, local processes are ended."""
         self._stopping.clear()
+        self._troubles.foresee(self._settings.modules.values())
         sweep_removed(self._layout)
         self._sweep.begin()
         self._queue.start_anew()
@@ -126,6 +127,7 @@ class Processor:
         """Settle what ended, notice what is new, and start what may start. Does not wait for any module."""
         if self._next_settings:
             self._settings = self._next_settings.pop()
+            self._troubles.foresee(self._settings.modules.values())
             self._scanned_at = float("-inf")
             self._queue.forget_all()
         self._settle_ended()

@@ -1,5 +1,6 @@
 """What `mercure doctor` says about modules."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def test_a_program_that_cannot_be_run_is_an_error_when_a_rule_asks_for_it(
     site.configuration["rules"][0]["disabled"] = True
     site.write()
     assert [one["severity"] for one in found(site)] == ["warning"]
+
+
+def test_a_module_that_requires_root_is_an_error_for_services_that_are_not(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.configuration["processor"] = {"support_root_modules": True}
+    site.configuration["modules"]["mine"]["requires_root"] = True
+    site.write()
+    user = {"id": 0}
+    monkeypatch.setattr(os, "geteuid", lambda: user["id"])
+    assert [one["severity"] for one in found(site)] == ["ok"]
+    user["id"] = 65_534
+    root, _ = found(site)
+    assert root["severity"] == "error"
+    assert "module mine cannot run: it requires root, and user 65534" in root["message"]
+    assert "Run the services as root" in root["remedy"]
 
 
 def test_a_program_is_looked_for_where_the_module_looks(site: Site, tmp_path: Path) -> None:

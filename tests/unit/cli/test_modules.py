@@ -66,30 +66,72 @@ def test_modules_are_listed_with_what_runs_them_and_the_rules_that_use_them(site
     ]
     with_modules(
         site,
-        segment={"command": ["/opt/segment", "--fast"]},
-        report={"command": ["/opt/report"]},
-        unused={"command": ["/opt/unused"]},
+        segment={"command": ["/bin/true", "--fast"]},
+        report={"command": ["true"]},
+        unused={"command": ["/bin/false"]},
     )
     answer = site("modules", "list")
     assert answer.status == Exit.OK
     rows = {line.split()[0]: line for line in answer.out.splitlines()[1:]}
-    assert "/opt/segment --fast" in rows["segment"]
+    assert "/bin/true --fast" in rows["segment"]
     assert "own, guide" in rows["segment"]
     listed = {one["module"]: one for one in site("modules", "list", "--json").json}
-    assert listed["segment"]["command"] == ["/opt/segment", "--fast"]
+    assert listed["segment"]["command"] == ["/bin/true", "--fast"]
     assert (listed["report"]["rules"], listed["unused"]["rules"]) == (["guide"], [])
     assert listed["report"]["runner"] == "process"
     assert listed["report"]["image"] is listed["report"]["digest"] is None
 
 
 def test_a_module_that_cannot_run_is_listed_with_the_reason(site: Site) -> None:
-    with_modules(site, broken={}, root={"command": ["x"], "requires_root": True}, good={"command": ["x"]})
+    with_modules(site, broken={}, root={"command": ["true"], "requires_root": True}, good={"command": ["true"]})
     answer = site("modules", "list")
     assert answer.status == Exit.FAILED
     assert "broken: needs either docker_tag" in answer.out
     assert "root: it requires root" in answer.out
     listed = {one["module"]: one["usable"] for one in site("modules", "list", "--json").json}
     assert listed == {"broken": False, "good": True, "root": False}
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"command": ["relative/x"]}, "the program relative/x does not exist"),
+        ({"command": ["no-such-program"]}, "the program no-such-program does not exist"),
+        ({"command": ["true"], "environment": {"PATH": "/nowhere"}}, "the program true does not exist"),
+        ({"command": ["/etc/passwd"]}, "the program /etc/passwd cannot be run by this user"),
+        ({"command": ["true"], "environment": {"TOK": {"file": "/nonexistent"}}}, "/nonexistent"),
+        ({"docker_tag": "a:1", "environment": {"TOK": {"file": "/nonexistent"}}}, "/nonexistent"),
+    ],
+)
+def test_a_module_that_no_job_could_start_is_not_listed_as_usable(
+    site: Site, keys: dict[str, Any], reason: str
+) -> None:
+    site.configuration["processor"] = {"docker_host": f"unix://{site.folder}/no-engine.sock"}
+    with_modules(site, good={"command": ["true"]}, bad=keys)
+    answer = site("modules", "list")
+    assert answer.status == Exit.FAILED
+    assert reason in " ".join(answer.out.split())
+    listed = {one["module"]: one for one in site("modules", "list", "--json").json}
+    assert listed["good"]["usable"]
+    assert not listed["bad"]["usable"]
+    assert reason in listed["bad"]["reason"]
+
+
+@pytest.mark.parametrize("keys", [{"command": ["true"]}, {"docker_tag": "a:1"}])
+def test_a_module_that_requires_root_is_usable_only_where_the_service_is_root(
+    site: Site, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.configuration["processor"] = {
+        "docker_host": f"unix://{site.folder}/no-engine.sock",
+        "support_root_modules": True,
+    }
+    with_modules(site, m={**keys, "requires_root": True})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert site("modules", "list").status == Exit.OK
+    monkeypatch.setattr(os, "geteuid", lambda: 65_534)
+    answer = site("modules", "list")
+    assert answer.status == Exit.FAILED
+    assert "m: it requires root, and user 65534" in " ".join(answer.out.split())
 
 
 def test_no_modules_are_said(site: Site) -> None:
@@ -213,6 +255,9 @@ def test_a_module_that_cannot_run_as_things_are_is_saved_with_a_note(site: Site)
     answer = site("modules", "add", "m", "--docker-tag", "a:1", "--gpus", "1")
     assert answer.status == Exit.OK
     assert "note: it cannot run yet: it needs 1 GPUs, and processor.gpus has 0" in answer.err
+    answer = site("modules", "add", "n", "--command", "relative/x")
+    assert answer.status == Exit.OK
+    assert "note: it cannot run yet: the program relative/x does not exist" in answer.err
 
 
 # -- pull ------------------------------------------------------------------------------------------------------------
@@ -220,7 +265,7 @@ def test_a_module_that_cannot_run_as_things_are_is_saved_with_a_note(site: Site)
 
 def test_without_an_engine_images_are_listed_without_a_digest_and_cannot_be_fetched(site: Site, images: Path) -> None:
     site.configuration["processor"] = {"docker_host": f"unix://{site.folder}/no-engine.sock"}
-    with_modules(site, a={"docker_tag": "example/a:1"}, b={"docker_tag": "example/b:1"}, c={"command": ["x"]})
+    with_modules(site, a={"docker_tag": "example/a:1"}, b={"docker_tag": "example/b:1"}, c={"command": ["true"]})
     answer = site.process("modules", "list", "--json")
     assert answer.status == Exit.OK
     assert [one["digest"] for one in answer.json] == [None, None, None]

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercure.core.module_policy import Fault, check_docker_arguments, check_volumes, named_texts, size_in_bytes
+from mercure.core.module_policy import (
+    Fault,
+    check_docker_arguments,
+    check_volumes,
+    named_texts,
+    root_trouble,
+    size_in_bytes,
+)
+from mercure.core.processing import ModuleSpec
 
 ALLOWED: dict[str, list[Any]] = {
     "mem_limit": [6 << 20, "512m", "1.5g", "2GB", "8589934592"],
@@ -91,6 +99,7 @@ REFUSED: dict[str, list[Any]] = {
         [{"privileged": True}],
     ],
 }
+
 
 FORBIDDEN = [
     "privileged", "cap_add", "cap_drop", "devices", "device_cgroup_rules", "security_opt", "pid_mode", "ipc_mode",
@@ -249,3 +258,9 @@ def test_a_symbolic_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
     assert check(allowed / "in") == []
     assert check(tmp_path / "alias" / "in") == []
     assert [fault.text for fault in check(allowed / "out")] == ["is not below a folder that is allowed for modules"]
+
+
+def test_only_a_service_of_root_can_run_a_module_that_requires_root() -> None:
+    plain, rooted = ModuleSpec("m", "docker"), ModuleSpec("m", "docker", requires_root=True)
+    assert root_trouble(rooted, 0) == root_trouble(plain, 0) == root_trouble(plain, 65_534) == ""
+    assert "user 65534" in root_trouble(rooted, 65_534)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.small_disk import small_disk
 
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
+from mercure.core.processing import ModuleSpec
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage
 from mercure.services.processing_troubles import MOST_FAULTS, Troubles
@@ -189,3 +191,29 @@ def test_errors_of_ours_are_counted_for_each_job_in_a_row(caplog: pytest.LogCapt
         troubles.note("a", "started", error)
         troubles.keep_only({"b"})
         assert troubles.note("a", "started", error) is False
+
+
+def test_modules_that_need_a_root_that_the_service_is_not_are_logged_at_the_start_and_once(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(layout, tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 65_534)
+    desk.module("plain", "")
+    desk.module("rooted", "", requires_root=True)
+    stop = threading.Event()
+    stop.set()
+    desk.processor.run(stop)
+    desk.processor.configure(desk.settings())
+    desk.processor.step()
+    desk.processor.configure(desk.settings())
+    desk.processor.step()
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(said) == 1
+    assert said[0].startswith("module rooted cannot run, and its jobs will go to error: it requires root")
+
+
+def test_a_service_that_is_root_says_nothing_of_modules_that_need_it(caplog: pytest.LogCaptureFixture) -> None:
+    needs_root = ModuleSpec("rooted", "docker", requires_root=True)
+    troubles = Troubles()
+    troubles.foresee([needs_root])
+    assert bool(caplog.records) is (os.geteuid() != 0)
