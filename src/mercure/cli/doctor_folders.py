@@ -32,7 +32,7 @@ def folder_findings(config: Config) -> list[Finding]:
         findings += _renames(groups)
         for group in groups.groups:
             findings += _file_system(_named(group, usable), usable[group[0]])
-        findings += _links(usable, groups)
+        findings += _links(layout, usable, groups)
         for group in groups.groups:
             place = Place(_named(group, usable), usable[group[0]], receives="incoming" in group)
             findings += space_findings(place, config)
@@ -174,8 +174,13 @@ def _file_system(where: str, path: Path) -> Iterator[Finding]:
         yield Finding("clock", "warning", message, "A series is complete too late or too early: set the clocks by NTP.")
 
 
-def _links(usable: dict[str, Path], groups: probe_folders.Groups) -> Iterator[Finding]:
-    if "incoming" not in usable:
+def _links(layout: Layout, usable: dict[str, Path], groups: probe_folders.Groups) -> Iterator[Finding]:
+    needed = [path for path in probe_folders.need_links(layout) if path in usable.values()]
+    faults = [(path, reason) for path in needed if (reason := probe_folders.link_failure(path, path))]
+    for path, reason in faults:
+        message = f"hard links within {path} do not work: {reason}; nothing can be received or routed"
+        yield Finding("links", "error", message, "Put it on a file system with hard links, as ext4, XFS or NFS.")
+    if faults or "incoming" not in usable:
         return
     near = next((group for group in groups.groups if "incoming" in group), ())
     failures = {}

@@ -40,7 +40,16 @@ def why_unusable(folder: Path) -> str:
 def state_of(layout: Layout) -> dict[Path, str]:
     """Return why each folder that cannot be used cannot be used."""
     folders = {*layout.folders().values(), layout.sealed, layout.drafts}
-    return {path: reason for path in sorted(folders) if (reason := why_unusable(path))}
+    state = {path: reason for path in sorted(folders) if (reason := why_unusable(path))}
+    for path in need_links(layout):
+        if path not in state and (reason := link_failure(path, path)):
+            state[path] = f"takes no hard links ({reason}), and nothing works without"
+    return state
+
+
+def need_links(layout: Layout) -> tuple[Path, Path]:
+    """Return the folders within which files must be able to have two names: instances get theirs so."""
+    return layout.incoming, layout.jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +105,14 @@ def _rename_between(first: Path, second: Path) -> int:
 
 
 def link_failure(source: Path, target: Path) -> str:
-    """Say why a file of one folder cannot get a second name in another, or return ""."""
-    with _probe_file(source) as (path, _):
-        second = target / path.name
-        try:
+    """Say why a file of one folder cannot get a second name in another, or in the same, or return ""."""
+    try:
+        with _probe_file(source) as (path, _):
+            second = target / f"{path.name}-2"
             os.link(path, second)
-        except OSError as error:
-            return error.strerror or "unknown"
-        os.unlink(second)
+            os.unlink(second)
+    except OSError as error:
+        return error.strerror or "unknown"
     return ""
 
 

@@ -25,6 +25,9 @@ def data_id(layout: Layout) -> str:
                 os.link(draft, path)  # of two that are made at the same time, one wins
             except FileExistsError:
                 pass
+            except OSError as error:
+                message = f"{layout.jobs} takes no hard links ({error.strerror}), and nothing works without"
+                raise SpoolError(message) from error
             finally:
                 draft.unlink()
             fsync_folder(layout.jobs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests import peers
+from tests.no_hard_links import WITHOUT_HARD_LINKS
 from tests.small_disk import fill, read_only, small_disk
 from tests.unit.cli.site import Answer, Site
 
@@ -234,6 +235,21 @@ def test_two_mounts_of_one_file_system_are_told_apart_too(site: Site) -> None:
     answer = site.process("doctor", "--json", wrapper=(*mount, str(other), str(site.layout.processing)))
     assert (other.stat().st_dev) == site.layout.incoming.stat().st_dev
     assert "| processing" in worst(answer, "renames")["message"]
+
+
+def test_folders_without_hard_links_are_an_error_here_and_for_the_services(site: Site) -> None:
+    answer = site.process("doctor", "--json", wrapper=WITHOUT_HARD_LINKS)
+    refused = [site.process("run", wrapper=WITHOUT_HARD_LINKS)]
+    (site.layout.jobs / "data.id").write_text("0" * 32)  # as when the folder came from elsewhere
+    refused.append(site.process("run", wrapper=WITHOUT_HARD_LINKS))
+    assert answer.status == Exit.FAILED
+    for found, folder in zip(findings(answer, "links"), (site.layout.incoming, site.layout.jobs), strict=True):
+        assert found["severity"] == "error"
+        assert f"within {folder} do not work: Operation not permitted" in found["message"]
+        assert "ext4" in found["remedy"]
+    for one, folder in zip(refused, (site.layout.jobs, site.layout.incoming), strict=True):
+        assert one.status == Exit.DATA_FOLDER
+        assert f"{folder} takes no hard links (Operation not permitted)" in one.err
 
 
 def test_a_full_disk_is_an_error(site: Site) -> None:
