@@ -9,6 +9,7 @@ from typing import Any
 from mercure.core.errors import PermanentError
 from mercure.core.tags import is_valid_uid
 from mercure.core.task import MISSING, SeriesInfo
+from mercure.dicom.completeness import check_whole
 from mercure.dicom.header import read_placing_of
 from mercure.dicom.part10 import read_file_meta
 from mercure.dicom.tags_reader import read_tags
@@ -29,9 +30,10 @@ def tags_for_module(path: Path, series: SeriesInfo, additional: Sequence[str] = 
 
 
 def identify(path: str) -> tuple[str, str]:
-    """Return series and SOP instance UID of a file that a module made. Raises `PermanentError` when it cannot be read.
+    """Return series and SOP instance UID of a file that a module made.
 
-    The path is the module's own and stays out of the message.
+    Raises `PermanentError` when it cannot be read, is cut off, or something else stands behind its data set. The path
+    is the module's own and stays out of the message.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -43,6 +45,7 @@ def identify(path: str) -> tuple[str, str]:
         placing = read_placing_of(
             lambda size: os.pread(descriptor, size, start), meta.data_set_size, meta.transfer_syntax_uid
         )
+        check_whole(descriptor, meta)
     except PermanentError as error:
         raise PermanentError(f"an instance that the module made cannot be read: {error}") from error
     finally:

@@ -53,7 +53,7 @@ def test_received_instances_are_added_unless_a_module_made_one_of_that_name(job:
     names = [f"{series.series_instance_uid}#{uid}.dcm" for uid in series.sop_instance_uids]
     for name, file in zip(names, series.files, strict=True):
         os.link(file, received / name)
-    changed = series.files[0].read_bytes() + b"\x00\x00"
+    changed = series.files[0].read_bytes() + b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"  # Data Set Trailing Padding
     (job / "out" / "again.dcm").write_bytes(changed)
     assert store_results(job, job / "out", identify, [received / name for name in names]) == tuple(sorted(names))
     assert (job / "results" / names[0]).read_bytes() == changed
@@ -104,7 +104,10 @@ def test_a_link_to_a_folder_is_not_entered(job: Path) -> None:
         output_files(job / "out")
 
 
-@pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICM", dicom_bytes()[:400]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no DICOM", b"\0" * 128 + b"DICM", *(dicom_bytes()[:size] for size in (400, -2048, -1000, -1))],
+)
 def test_a_broken_instance_is_refused(job: Path, content: bytes) -> None:
     (job / "out" / "broken.dcm").write_bytes(content)
     with pytest.raises(PermanentError, match="cannot be read"):
