@@ -28,7 +28,7 @@ from mercure.services.service import Bell
 from mercure.services.settlement import BY_OPERATOR, STOPPING, Settlement, is_waiting
 from mercure.spool.jobs import is_held
 from mercure.spool.layout import Layout
-from mercure.spool.moves import sweep_removed
+from mercure.spool.moves import sweep_copies, sweep_removed
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Dispatcher:
     def run(self, stop: threading.Event) -> None:
         """Dispatch until `stop`; then end what runs, without counting it as failed."""
         sweep_removed(self._layout)
+        sweep_copies(self._layout)
         self._queue.forget_all()
         self._scanned_at = float("-inf")
         watched = (self._layout.stage(Stage.OUTGOING), self._layout.jobs)

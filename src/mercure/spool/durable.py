@@ -1,5 +1,6 @@
 """Writing so that it is still there after a crash or a power cut."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -8,6 +9,9 @@ from pathlib import Path
 
 from mercure.core.errors import SpoolError
 from mercure.spool.trees import copy_tree, remove_tree
+
+COPY_SUFFIX = ".copy"
+"""Ends the name, hidden by a dot, of a folder while it is copied from another file system."""
 
 
 def fsync_folder(path: str | os.PathLike[str]) -> None:
@@ -130,20 +134,22 @@ def move_folder(source: Path, target: Path) -> None:
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder durably; it appears under its name only when it is whole.
 
-    Raises `SpoolError` for what no job folder holds, see `copy_tree`, and `OSError`.
+    Raises `SpoolError` for what no job folder holds, see `copy_tree`, and `OSError`. Nothing stays of a copy that
+    fails: on a full disk it would hold the space that is missing.
     """
-    draft = target.with_name(f".{target.name.lstrip('.')}.copy")
+    draft = target.with_name(f".{target.name.lstrip('.')}{COPY_SUFFIX}")
     remove_tree(draft)
     try:
         files, folders = copy_tree(source, draft)
-    except SpoolError:  # it would be refused again: nothing of it stays
-        remove_tree(draft)
+        for file in files:
+            fsync_file(file)
+        for folder in folders:
+            fsync_folder(folder)
+        os.rename(draft, target)
+    except (OSError, SpoolError):
+        with contextlib.suppress(OSError):  # the first error says more
+            remove_tree(draft)
         raise
-    for file in files:
-        fsync_file(file)
-    for folder in folders:
-        fsync_folder(folder)
-    os.rename(draft, target)
     fsync_folder(target.parent)
 
 
@@ -154,5 +160,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
+    else:
+        return
+    try:
         shutil.copyfile(source, target)
         fsync_file(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+        raise

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from mercure.spool import layout as names
+from mercure.spool.durable import COPY_SUFFIX
 from mercure.spool.trees import remove_tree
 
-_COPY_SUFFIX = ".copy"
 _ABANDONED_SECONDS = 24 * 3600.0
 """No copy of a job takes so long without a change to its folder. Whoever wants the job again begins it anew anyway."""
 
@@ -21,7 +21,7 @@ def sweep_leftover(folder: Path) -> None:
     `copy_folder`) is not, and has the lock file of that job in it: it is left alone until it is old.
     """
     with contextlib.suppress(OSError):
-        if folder.name.endswith(_COPY_SUFFIX):
+        if folder.name.endswith(COPY_SUFFIX):
             # Not the time of modification: a copy takes that over from the original.
             if time.time() - os.lstat(folder).st_ctime > _ABANDONED_SECONDS:
                 remove_tree(folder)

@@ -1300,3 +1300,14 @@ def test_a_job_that_lost_its_results_while_it_waited_is_not_sent_as_it_came(layo
     desk.settle()
     assert desk.read(Stage.ERROR, job).fail_stage is FailStage.PROCESSING
     assert list((tmp_path / "targets").rglob("*.dcm")) == []
+
+
+def test_a_dispatcher_that_starts_removes_copies_that_were_cut_off(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, "away")
+    draft = layout.success / f".{job.id}.copy"
+    (draft / names.RECEIVED).mkdir(parents=True)
+    with running(layout, {"away": folder(tmp_path, "away", there=False)}):
+        wait_until(lambda: not draft.exists(), "the copy is removed")
+    assert (layout.outgoing / job.id).is_dir()

@@ -201,3 +201,30 @@ def test_what_cannot_be_copied_stays_where_it_is_and_leaves_no_draft(
             move_folder(source, tmp_path / "target")
     assert (source / "received" / "one.dcm").read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_copy_that_a_full_disk_cuts_off_gives_its_space_back(tmp_path: Path) -> None:
+    source = folder_with_files(tmp_path / "source")
+    (source / "received" / "big.dcm").write_bytes(bytes(3 << 20))
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        with pytest.raises(OSError, match="No space left"):
+            move_folder(source, disk / "target")
+        assert list(disk.iterdir()) == []
+        with pytest.raises(OSError, match="No space left"):
+            link_or_copy(source / "received" / "big.dcm", disk / "big.dcm")
+        assert list(disk.iterdir()) == []
+    assert (source / "received" / "big.dcm").stat().st_size == 3 << 20
+    assert (source / "received" / "one.dcm").read_bytes() == b"one"
+
+
+def test_a_copy_that_cannot_be_made_durable_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder_with_files(tmp_path / "source")
+
+    def fails(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="broken"):
+            copy_folder(source, tmp_path / "target")
+    assert list(tmp_path.iterdir()) == [source]

@@ -20,8 +20,9 @@ from mercure.core.task import FailStage
 from mercure.spool import layout as names
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import Claim, claim, is_held, is_unprocessed, job_ids
+from mercure.spool.kept import kept_again_id
 from mercure.spool.layout import Layout
-from mercure.spool.moves import finish_move, remove_job, sweep_removed
+from mercure.spool.moves import finish_move, remove_job, sweep_copies, sweep_removed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -390,3 +391,59 @@ def test_what_a_file_system_keeps_in_its_root_is_no_job(layout: Layout, series: 
     job = make_job(layout, series, "archive")
     (layout.outgoing / "lost+found").mkdir()
     assert list(job_ids(layout, Stage.OUTGOING)) == [job.id]
+
+
+def cut_off_copy(layout: Layout, job_id: str, stage: Stage) -> Path:
+    """Leave what a crash leaves of a job that was being copied to a stage on another file system."""
+    draft = layout.stage(stage) / f".{job_id}.copy"
+    (draft / names.RECEIVED).mkdir(parents=True)
+    (draft / names.RECEIVED / "1.dcm").write_bytes(b"half")
+    (draft / names.LOCK_FILE).touch()
+    return draft
+
+
+@pytest.mark.parametrize("to", [Stage.SUCCESS, Stage.ERROR])
+def test_a_copy_that_was_cut_off_goes_unless_somebody_works_on_the_job(
+    layout: Layout, series: BuiltSeries, to: Stage
+) -> None:
+    job = make_job(layout, series, "archive")
+    draft = cut_off_copy(layout, job.id, to)
+    taken = claimed(layout, job.id)
+    sweep_copies(layout)
+    assert (draft / names.RECEIVED / "1.dcm").exists(), "it may be that one who copies"
+    taken.close()
+    sweep_copies(layout)
+    assert not draft.exists()
+    assert sorted(os.listdir(layout.outgoing / job.id / names.RECEIVED)) == sorted(job.instances)
+    claimed(layout, job.id).close()
+
+
+def test_a_copy_of_a_series_that_a_router_gives_back_goes_unless_the_router_lives(
+    layout: Layout, series: BuiltSeries
+) -> None:
+    job = make_job(layout, series, stage=Stage.ERROR)
+    sealed = layout.sealed / kept_again_id(job.id)
+    os.rename(layout.error / job.id, sealed)
+    draft = cut_off_copy(layout, job.id, Stage.ERROR)
+    with (sealed / names.LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep_copies(layout)
+        assert draft.exists()
+    sweep_copies(layout)
+    assert not draft.exists()
+    assert sealed.exists()
+
+
+def test_a_copy_whose_original_is_not_there_stays_until_it_is_old(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = cut_off_copy(layout, "gone", Stage.SUCCESS)
+    (layout.success / ".not a job.copy").mkdir()
+    (layout.success / ".link.copy").symlink_to(layout.outgoing)
+    (layout.outgoing / "job").mkdir()
+    sweep_copies(layout)
+    assert draft.exists()
+    monkeypatch.setattr("mercure.spool.moves._ABANDONED_SECONDS", -1.0)
+    sweep_copies(layout)
+    assert sorted(os.listdir(layout.success)) == [".not a job.copy"]
+    assert os.listdir(layout.outgoing) == ["job"], "no link is followed"
