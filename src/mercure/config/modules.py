@@ -9,7 +9,7 @@ from mercure.config.rules import Module, Rule
 from mercure.config.schema import Config, ProcessingTarget, ProcessorSection
 from mercure.config.values import bytes_of
 from mercure.core.errors import ConfigError
-from mercure.core.module_policy import check_docker_arguments, check_volumes
+from mercure.core.module_policy import asks_for_gpus, check_docker_arguments, check_volumes
 from mercure.core.processing import Limits, ModuleSpec
 from mercure.core.processing_steps import StepPlan
 
@@ -31,12 +31,13 @@ def module_spec(name: str, module: Module, processor: ProcessorSection) -> Modul
     """
     if reason := module_trouble(module, processor):
         raise ConfigError(f"cannot be used: {reason}")
+    environment = _revealed(module)
     return ModuleSpec(
         name=name,
         runner=module.kind,
         image=module.docker_tag,
         command=module.command,
-        environment=_revealed(module),
+        environment=environment,
         docker_arguments=_docker_arguments(module, processor),
         volumes=module.additional_volumes,
         network_enabled=module.network_enabled,
@@ -45,6 +46,7 @@ def module_spec(name: str, module: Module, processor: ProcessorSection) -> Modul
         persistence=(module.persistence_folder_name or name) if module.requires_persistence else "",
         pull=module.pull,
         gpu_count=module.gpus,
+        takes_all_gpus=_takes_all_gpus(module, environment, processor),
         limits=_limits(module, processor),
         timeout_seconds=_first(module.timeout, processor.timeout),
         output_limit_bytes=_output_limit(module, processor),
@@ -90,6 +92,13 @@ def _revealed(module: Module) -> dict[str, str]:
 def _docker_arguments(module: Module, processor: ProcessorSection) -> dict[str, Json]:
     common = {"runtime": processor.runtime} if processor.runtime and module.kind == "docker" else {}
     return common | module.docker_arguments
+
+
+def _takes_all_gpus(module: Module, environment: Mapping[str, str], processor: ProcessorSection) -> bool:
+    """Whether a module gets GPUs that the processor does not choose: with a number of them it gets those chosen."""
+    if module.gpus or module.kind != "docker":
+        return False
+    return asks_for_gpus(module.docker_arguments, environment, processor.runtime or "")
 
 
 def _limits(module: Module, processor: ProcessorSection) -> Limits:

@@ -39,6 +39,11 @@ _SIGNAL = re.compile(r"(SIG)?(?!SIG)[A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[0-9]{1,
 _BLOCK_DEVICE = re.compile(r"/dev/[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,254}")
 _GPU_CAPABILITIES: Final = frozenset("gpu nvidia compute utility graphics video display compat32 ngx".split())
+_GPU_RUNTIME: Final = "nvidia"
+_VISIBLE_GPUS: Final = "NVIDIA_VISIBLE_DEVICES"
+_NO_GPUS: Final = ("", "void", "none")
+"""Values of that variable by which the runtime of NVIDIA gives no GPU."""
+
 _HEALTH_TEST: Final = frozenset({"NONE", "CMD", "CMD-SHELL"})
 _LONGEST_NANOSECONDS = 86_400_000_000_000
 
@@ -70,6 +75,22 @@ def root_trouble(module: ModuleSpec, user_id: int) -> str:
         f"it requires root, and user {user_id}, as which this runs, could not read or remove what it writes: "
         "run the services as root, or the module without requires_root"
     )
+
+
+def asks_for_gpus(arguments: Mapping[str, Json], environment: Mapping[str, str], common_runtime: str = "") -> bool:
+    """Whether a container gets GPUs by the arguments of its module: by device requests, or by the runtime of NVIDIA.
+
+    `environment` goes over the variables of the arguments. `common_runtime` is one that all modules have, also those
+    that use no GPU: with it, only a module counts that names GPUs in NVIDIA_VISIBLE_DEVICES.
+    """
+    if arguments.get("device_requests"):
+        return True
+    given = [named_texts(arguments.get(key, {})) for key in ("environment", "env")]
+    visible = {**given[0], **given[1], **environment}.get(_VISIBLE_GPUS)
+    if visible in _NO_GPUS:
+        return False
+    runtime = str(arguments.get("runtime", "" if visible is None else common_runtime))
+    return _GPU_RUNTIME in runtime.lower()
 
 
 def size_in_bytes(value: Json) -> int | None:

@@ -55,6 +55,8 @@ class ModuleSpec:
     """Name of the folder that stays between jobs; empty: none."""
     pull: PullPolicy = "always"
     gpu_count: int = 0
+    takes_all_gpus: bool = False
+    """Its own arguments give it GPUs that nobody chose, so that it counts as having all of the machine."""
     limits: Limits = field(default_factory=Limits)
     timeout_seconds: float | None = None
     output_limit_bytes: int | None = None

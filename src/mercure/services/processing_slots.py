@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mercure.core.processing import ModuleSpec
 from mercure.services.processing_settings import ProcessorSettings
@@ -27,13 +28,30 @@ class Needs:
         return bool((self.gpus and other.gpus) or self.modules & other.modules or self.folders & other.folders)
 
 
+_UNNAMED_GPUS: Final = ""
+"""Stands for the GPUs of a machine whose configuration names none; no id is empty."""
+
+
 def needs_of(specs: Sequence[ModuleSpec], settings: ProcessorSettings) -> Needs:
     """Return what a job needs, one module after another. GPUs that are shared are never scarce."""
     return Needs(
-        0 if settings.shared_gpus else max((spec.gpu_count for spec in specs), default=0),
+        0 if settings.shared_gpus else _gpu_count(specs, settings),
         frozenset(spec.name for spec in specs if spec.max_parallel is not None),
         frozenset(spec.persistence for spec in specs if spec.persistence),
     )
+
+
+def _gpu_count(specs: Sequence[ModuleSpec], settings: ProcessorSettings) -> int:
+    """Return how many GPUs a job must have. One that gets GPUs unchosen needs all, or the machine for itself.
+
+    Where GPUs are shared there is nothing to wait for, and only those are chosen that a module has a number of.
+    """
+    every = 0 if settings.shared_gpus else len(_all_gpus(settings))
+    return max((every if spec.takes_all_gpus else spec.gpu_count for spec in specs), default=0)
+
+
+def _all_gpus(settings: ProcessorSettings) -> tuple[str, ...]:
+    return settings.gpus or (_UNNAMED_GPUS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +103,8 @@ class Slots:
         """
         if begun_with is None and not self.has_room(specs, settings):
             return None
-        count = max((spec.gpu_count for spec in specs), default=0)
-        gpus = tuple(begun_with) if begun_with else tuple(self._free_gpus(settings)[:count])
-        if len(gpus) < count:
+        gpus = self._gpus_for(specs, settings, begun_with or ())
+        if gpus is None:
             return None
         folders = needs_of(specs, settings).folders
         locks = _lock_folders(sorted(folders), settings)
@@ -115,9 +132,25 @@ class Slots:
             return False
         return self._modules[spec.name] + sum(spec.name in other.modules for other in kept) >= spec.max_parallel
 
+    def _gpus_for(
+        self, specs: Sequence[ModuleSpec], settings: ProcessorSettings, begun_with: Sequence[str]
+    ) -> tuple[str, ...] | None:
+        """Return the GPUs of a job: those that it was begun with, else free ones; None when there are too few."""
+        chosen = max((spec.gpu_count for spec in specs), default=0)
+        if begun := tuple(gpu for gpu in begun_with if gpu != _UNNAMED_GPUS or not chosen):
+            return begun if len(begun) >= chosen else None
+        count = _gpu_count(specs, settings)
+        free = tuple(self._free_gpus(settings)[:count])
+        return free if len(free) == count else None
+
     def _free_gpus(self, settings: ProcessorSettings) -> list[str]:
         """Return the GPUs that a job may have, those with the fewest jobs first: none has two unless they share."""
-        free = [gpu for gpu in settings.gpus if settings.shared_gpus or not self._gpus[gpu]]
+        if settings.shared_gpus:
+            free = list(settings.gpus)
+        elif self._gpus[_UNNAMED_GPUS] or (not settings.gpus and self._gpus.total()):
+            free = []  # The configuration changed meanwhile: what runs has all, or some that have no names any more.
+        else:
+            free = [gpu for gpu in _all_gpus(settings) if not self._gpus[gpu]]
         return sorted(free, key=lambda gpu: self._gpus[gpu])
 
 

@@ -197,6 +197,34 @@ def test_limits_of_a_module_go_before_those_of_the_processor() -> None:
     assert (spec.max_parallel, spec.pull, spec.writes_input, spec.network_enabled) == (2, "never", True, True)
 
 
+ALL_GPUS = {"device_requests": [{"count": -1, "capabilities": [["gpu"]]}]}
+NVIDIA = {"runtime": "nvidia"}
+SEES_ALL = {"NVIDIA_VISIBLE_DEVICES": "all"}
+
+
+@pytest.mark.parametrize(
+    ("module", "processor", "takes_all"),
+    [
+        ({"docker_arguments": ALL_GPUS}, {}, True),
+        ({"docker_arguments": {"device_requests": []}}, {}, False),
+        ({"docker_arguments": NVIDIA}, {}, True),
+        ({"docker_arguments": {"runtime": "runc"}}, {}, False),
+        ({"docker_arguments": ALL_GPUS, "gpus": 1}, {"gpus": 2}, False),
+        ({"docker_arguments": NVIDIA, "environment": {"NVIDIA_VISIBLE_DEVICES": "void"}}, {}, False),
+        ({"docker_arguments": {**NVIDIA, "environment": ["NVIDIA_VISIBLE_DEVICES=none"]}}, {}, False),
+        ({}, {"runtime": "nvidia"}, False),
+        ({"environment": SEES_ALL}, {"runtime": "nvidia"}, True),
+        ({"docker_arguments": {"env": SEES_ALL}}, {"runtime": "nvidia"}, True),
+        ({"docker_arguments": {"runtime": "runc"}, "environment": SEES_ALL}, {"runtime": "nvidia"}, False),
+        ({"environment": SEES_ALL}, {}, False),
+    ],
+)
+def test_a_module_whose_arguments_give_it_gpus_takes_all(
+    module: dict[str, Any], processor: dict[str, Any], *, takes_all: bool
+) -> None:
+    assert _spec({**IMAGE, **module}, **processor).takes_all_gpus is takes_all
+
+
 def test_a_limit_of_zero_is_none() -> None:
     own = {"timeout": 0, "output_limit_gb": 0, "memory_limit": "0"}
     spec = _spec({**IMAGE, **own}, timeout=60, memory_limit="1G")

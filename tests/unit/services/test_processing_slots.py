@@ -11,6 +11,7 @@ from mercure.services.processing_slots import Needs, Slots, needs_of
 
 LIMITED = ModuleSpec("limited", "process", max_parallel=2)
 ONE_GPU = ModuleSpec("one", "process", gpu_count=1)
+TAKES_ALL = ModuleSpec("all", "docker", takes_all_gpus=True)
 KEEPS = ModuleSpec("keeps", "process", persistence="cache")
 
 
@@ -87,3 +88,60 @@ def test_a_job_that_was_begun_has_its_place_and_gpus_in_any_case(settings: Proce
     assert slot is not None
     assert slot.gpus == ("1",)
     slots.give_back(slot)
+
+
+def test_a_module_that_gets_gpus_unchosen_has_all_of_them_and_waits_for_all(settings: ProcessorSettings) -> None:
+    slots = Slots()
+    assert needs_of([TAKES_ALL, ONE_GPU], settings).gpus == 2
+    one = slots.take([ONE_GPU], settings)
+    assert one is not None
+    assert slots.take([TAKES_ALL], settings) is None
+    slots.give_back(one)
+    every = slots.take([TAKES_ALL], settings)
+    assert every is not None
+    assert every.gpus == ("0", "1")
+    assert slots.take([ONE_GPU], settings) is slots.take([TAKES_ALL], settings) is None
+    assert slots.has_room([LIMITED], settings)
+    slots.give_back(every)
+    assert slots.has_room([ONE_GPU], settings)
+
+
+def test_without_named_gpus_one_job_at_a_time_has_those_of_the_machine() -> None:
+    slots, settings = Slots(), ProcessorSettings()
+    held = slots.take([TAKES_ALL], settings)
+    assert held is not None
+    assert slots.take([TAKES_ALL], settings) is None
+    assert slots.has_room([LIMITED], settings)
+    slots.give_back(held)
+    assert slots.has_room([TAKES_ALL], settings)
+
+
+@pytest.mark.parametrize("gpus", [(), ("0", "1")])
+def test_where_gpus_are_shared_nobody_waits_for_all_of_them(gpus: tuple[str, ...]) -> None:
+    slots, settings = Slots(), ProcessorSettings(gpus=gpus, shared_gpus=True)
+    assert needs_of([TAKES_ALL], settings) == Needs()
+    assert all(slots.take([TAKES_ALL], settings) for _ in range(4))
+
+
+def test_gpus_that_get_names_while_a_job_has_all_stay_its_own_until_it_ends(settings: ProcessorSettings) -> None:
+    slots, unnamed = Slots(), ProcessorSettings()
+    for before, after, first in ((unnamed, settings, TAKES_ALL), (settings, unnamed, ONE_GPU)):
+        held = slots.take([first], before)
+        assert held is not None
+        assert not slots.has_room([TAKES_ALL], after)
+        slots.give_back(held)
+        assert slots.has_room([TAKES_ALL], after)
+
+
+def test_a_job_that_was_begun_with_all_gpus_has_them_whatever_the_machine_has_now(settings: ProcessorSettings) -> None:
+    slots = Slots()
+    for begun_with in ([""], ["0"], ["0", "1", "2"]):
+        slot = slots.take([TAKES_ALL], settings, begun_with)
+        assert slot is not None
+        assert slot.gpus == tuple(begun_with)
+        assert not slots.has_room([TAKES_ALL], settings)
+        slots.give_back(slot)
+    counted = slots.take([ONE_GPU], settings, [""])
+    assert counted is not None
+    assert counted.gpus == ("0",)
+    slots.give_back(counted)

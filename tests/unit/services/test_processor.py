@@ -358,6 +358,16 @@ def test_two_jobs_never_get_the_same_gpu(layout: Layout, tmp_path: Path, series:
     )
 
 
+@pytest.mark.parametrize("gpus", [(), ("0", "1")])
+def test_jobs_that_get_gpus_unchosen_run_one_at_a_time(
+    layout: Layout, tmp_path: Path, series: BuiltSeries, gpus: tuple[str, ...]
+) -> None:
+    desk = Desk(layout, tmp_path, max_parallel=4, gpus=gpus)
+    desk.module("note", NOTES, takes_all_gpus=True)
+    jobs = [desk.job(series, "note", job_id=f"job-{number}") for number in range(4)]
+    assert running_at_once(desk, jobs) == 1
+
+
 def test_a_persistence_folder_is_for_one_job_at_a_time(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
     desk = Desk(layout, tmp_path, max_parallel=4)
     body = "kept = pathlib.Path(os.environ['MODULE_PERSISTENCE_DIR']) / 'count'\n" + NOTES
