@@ -321,6 +321,15 @@ def test_limits_reach_the_engine(site: Site) -> None:
         running.close()
 
 
+def test_a_module_weighs_less_than_the_services_where_processors_are_short(site: Site) -> None:
+    script = "cat /sys/fs/cgroup/cpu/cpu.shares || cat /sys/fs/cgroup/cpu.weight"
+    usual = 1024 if Path("/sys/fs/cgroup/cpu/cpu.shares").exists() else 100
+
+    assert site.run(f"({script}) 2>/dev/null") == 0
+
+    assert 1 <= int(site.text) < usual / 2
+
+
 def test_more_cpus_than_the_machine_has_are_as_many_as_it_has(site: Site) -> None:
     assert site.run("true", limits=Limits(cpus=4096.0)) == 0
 

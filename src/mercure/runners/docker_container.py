@@ -29,6 +29,9 @@ LABEL_MODULE: Final = "mercure.module"
 GPU_MEMORY_VARIABLE: Final = "MERCURE_GPU_MEMORY_LIMIT_BYTES"
 """Tells the module how much memory of a GPU it may use. Docker cannot enforce it."""
 
+LOW_CPU_SHARES: Final = 128
+"""Weight of a module where processors are short; the services, and all that says nothing, have 1024."""
+
 _WORK_FOLDERS: Final = ("/tmp", "/var/tmp", "/run")  # noqa: S108
 _LOG_SIZE, _LOG_FILES = "8m", "4"
 _HOST_KEYS: Final = {
@@ -155,6 +158,7 @@ def _host_config(order: RunOrder, place: Place) -> dict[str, Any]:
         # A core dump would be an image of a patient in a place that nobody looks at.
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "LogConfig": {"Type": "json-file", "Config": {"max-size": _LOG_SIZE, "max-file": _LOG_FILES}},
+        "CpuShares": LOW_CPU_SHARES,
         **_limits(order.limits, place.cpus),
     }
     if {"cpu_period", "cpu_quota"} & set(arguments):

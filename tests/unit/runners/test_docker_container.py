@@ -117,6 +117,11 @@ def test_arguments_of_the_module_come_before_the_limits() -> None:
     assert (made["PidsLimit"], made["CpusetCpus"], made["NanoCpus"]) == (99, "0", 2_000_000_000)
 
 
+def test_a_module_has_less_weight_than_the_services_unless_it_says_otherwise() -> None:
+    assert 2 <= host(order())["CpuShares"] < 1024
+    assert host(with_arguments(cpu_shares=2048))["CpuShares"] == 2048
+
+
 def test_a_quota_of_the_module_replaces_the_limit_of_cpus_because_the_engine_takes_one_only() -> None:
     made = host(order(limits=Limits(cpus=2.0), docker_arguments={"cpu_quota": 50_000}))
 
