@@ -28,6 +28,7 @@ from mercure_anonymizer.regular_files import NotRegularError, open_regular
 from mercure_anonymizer.report import Tally
 from mercure_anonymizer.settings import Settings
 from mercure_anonymizer.values import texts
+from mercure_anonymizer.whole import check_ending, check_pixels
 
 IMPLEMENTATION_CLASS_UID = "2.25.166378446092385209114962437201867544203"
 IMPLEMENTATION_VERSION = "MERCURE_ANON_1"
@@ -82,15 +83,18 @@ def deidentify_file(path: str, target: str, settings: Settings, now: datetime) -
 
 
 def _deidentify_file(path: str, target: str, settings: Settings, now: datetime) -> Written:
-    dataset = _read(path)
     tally = Tally(instances=1)
-    uid = str(dataset.get("SOPInstanceUID", ""))
-    try:
-        deidentify(dataset, settings, now, tally)
-    except AnonymizerError as error:
-        if UID(uid).is_valid:
-            raise type(error)(f"SOP instance {uid}: {error}") from None
-        raise
+    with open_regular(path) as file:
+        dataset = pydicom.dcmread(file)
+        uid = str(dataset.get("SOPInstanceUID", ""))
+        try:
+            check_ending(file, dataset)  # pydicom takes a file that was cut off for a shorter one
+            check_pixels(dataset)
+            deidentify(dataset, settings, now, tally)
+        except AnonymizerError as error:
+            if UID(uid).is_valid:
+                raise type(error)(f"SOP instance {uid}: {error}") from None
+            raise
     with open(target, "xb") as file:
         dcmwrite(file, dataset, enforce_file_format=True)
     return Written(str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID), tally)
@@ -116,11 +120,6 @@ def deidentify(dataset: FileDataset, settings: Settings, now: datetime, tally: T
     mark(dataset, settings, pixels_cleaned=cleaned)
     dataset.file_meta = _file_meta(dataset)
     dataset.preamble = bytes(128)
-
-
-def _read(path: str) -> FileDataset:
-    with open_regular(path) as file:
-        return pydicom.dcmread(file)
 
 
 def _check_uid(dataset: Dataset, keyword: str) -> None:
