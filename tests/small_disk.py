@@ -8,10 +8,14 @@ from pathlib import Path
 
 
 @contextmanager
-def small_disk(folder: Path, size_bytes: int = 16 << 20) -> Iterator[Path]:
-    """Mount a tmpfs of this size on a folder, which is made. Needs root or sudo without a password."""
+def small_disk(folder: Path, size_bytes: int = 16 << 20, inodes: int | None = None) -> Iterator[Path]:
+    """Mount a tmpfs of this size on a folder, which is made. Needs root or sudo without a password.
+
+    It holds as many files as given; 0: no limit that it knows of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _mount("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0777", "tmpfs", str(folder))
+    limit = "" if inodes is None else f",nr_inodes={inodes}"
+    _mount("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0777{limit}", "tmpfs", str(folder))
     try:
         yield folder
     finally:
@@ -39,6 +43,14 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return ballast
+
+
+def take_inodes(folder: Path, left: int = 0) -> list[Path]:
+    """Make empty files until so many inodes are left; remove those that are returned to give them back."""
+    files = [folder / f".ballast-{number}" for number in range(os.statvfs(folder).f_favail, left, -1)]
+    for file in files:
+        file.touch()
+    return files
 
 
 def _mount(*command: str) -> None:

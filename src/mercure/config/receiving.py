@@ -75,7 +75,7 @@ class ReceiverSection(Frozen):
     workers: int = key(2, "Processes that receive.", ge=1, le=64)
     fsync: bool = key(True, "Make each instance durable before success is answered.")
     min_free_space_gb: Gigabytes = key(
-        1.0, "Free space below which instances are refused (0xA700), GB (10^9 bytes); 0: never."
+        1.0, "Free space below which instances are refused (0xA700), GB (10^9 bytes), with 1,000 inodes; 0: never."
     )
     additional_tags: dict[TagName, str] = key({}, "More tags for rules: keyword or gggg,eeee, each with an example.")
     storage_commitment: StorageCommitment = key(StorageCommitment(), "Storage commitment.")

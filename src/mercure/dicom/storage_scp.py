@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mercure.core.errors import MercureError, SpoolError
 from mercure.core.tags import is_valid_uid
@@ -22,8 +22,9 @@ from mercure.dicom.header import Incomplete, Placing, read_placing, read_placing
 from mercure.dicom.negotiation import AcceptedContext
 from mercure.dicom.pdu import AssociateRJ, AssociateRQ
 from mercure.dicom.sinks import Gathered, Ignored
+from mercure.dicom.storage_trouble import Trouble
 from mercure.spool.drafts import Draft
-from mercure.spool.intake import Intake, Session, free_bytes
+from mercure.spool.intake import Intake, Session, shortage
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.quarantine import quarantine
 
@@ -71,13 +72,17 @@ class StorageService:
     """Called once for each association that stored or refused something: how it ended, who it was, what it brought."""
     commitment: Callable[[Origin, bytes, str, int], CommitmentRequest] | None = None
     """Reads the data set of an N-ACTION; see `CommitmentService.requested`. None: no storage commitment."""
+    trouble: Trouble = field(default_factory=Trouble)
 
     def has_space(self) -> bool:
         """Whether the reserve is untouched. An unreadable folder counts as full: nothing could be stored there."""
         try:
-            return free_bytes(self.layout.incoming) >= self.min_free_bytes
-        except OSError:
-            return False
+            reason = shortage(self.layout.incoming, self.min_free_bytes)
+        except OSError as error:
+            reason = f"the folder incoming cannot be used: {error.strerror}"
+        if reason:
+            self.trouble.begin(reason)
+        return not reason
 
 
 class StorageHandler:
@@ -146,7 +151,7 @@ class StorageHandler:
         try:
             return draft or self._service.intake.draft()
         except OSError as error:
-            log.error("cannot write to the folder of drafts: %s", error.strerror)  # noqa: TRY400
+            self._service.trouble.begin(f"the folder of drafts cannot be written: {error.strerror}")
             return None
 
     def after_answer(self, published: Draft | None) -> None:
@@ -155,8 +160,9 @@ class StorageHandler:
         An instance that is published has two names; recovery removes the draft's when we die before that.
         """
         with contextlib.suppress(OSError):
-            if published:
-                published.remove()
+            if published is None:  # perhaps there is no room: take nothing of what is left
+                return
+            published.remove()
             if not self._next_draft:
                 self._next_draft = self._service.intake.draft()
 
@@ -181,6 +187,7 @@ class StorageHandler:
             placing.signature,
             remove_draft=False,
         )
+        self._service.trouble.end()
         tally = self.tally
         tally.stored += 1
         tally.stored_bytes += draft.size
@@ -189,6 +196,10 @@ class StorageHandler:
         elif published.kind == "different":
             tally.different += 1
             log.warning("instance %s came again with other content; both are kept", placing.sop_instance_uid)
+
+    def note_failure(self, reason: str) -> None:
+        """Say in the log that the disk did not take an instance; once while it is so."""
+        self._service.trouble.begin(reason)
 
     def keep_broken(self, draft: Draft, reason: str) -> None:
         """Keep what cannot be placed in `error/`. Raises `OSError` when even that is impossible."""
@@ -263,7 +274,7 @@ class StoreSink:
             self._offset = len(self._meta)
         else:
             self._status = dimse.OUT_OF_RESOURCES
-            self._reason = "no space, or the folder of drafts cannot be written"
+            self._reason = "too little space, too few inodes, or the folder of drafts cannot be written"
 
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Write to the draft; a full disk ends the draft, not the association."""
@@ -339,7 +350,7 @@ class StoreSink:
     def _refuse(self, error: OSError) -> None:
         no_place = error.errno in _NO_PLACE
         self._reason = os.strerror(error.errno or 0)
-        log.error("instance not stored: %s", self._reason)
+        self._handler.note_failure(self._reason)
         self._status = dimse.OUT_OF_RESOURCES if no_place else dimse.PROCESSING_FAILURE
         if self._draft:
             self._draft.discard()

@@ -54,7 +54,8 @@ _REJECTED_BECAUSE = {
     pdu.REJECT_CALLING_AE_TITLE: "the calling AE title is not in receiver.calling_ae_titles",
     pdu.REJECT_CALLED_AE_TITLE: "the called AE title is not in receiver.called_ae_titles",
     pdu.REJECT_PROTOCOL_VERSION: "its version of the upper layer protocol is not supported",
-    pdu.REJECT_CONGESTION: "less than receiver.min_free_space_gb is free, or the folder incoming cannot be used",
+    pdu.REJECT_CONGESTION: "less than receiver.min_free_space_gb is free, or too few inodes, or the "
+    "folder incoming cannot be used",
 }
 """For a person. The peer gets numbers only, and the same ones for different causes (PS3.8 9.3.4)."""
 

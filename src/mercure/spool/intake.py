@@ -37,6 +37,10 @@ _KEPT_OPEN = 16
 _HELD_OPEN = 1000
 """Receptions on which one association keeps the lock that says that it may add to them: one descriptor each."""
 
+_INODES_KEPT = 1000
+_INODES_PART = 20
+"""At most every twentieth inode is kept free: a small disk must not be refused from the start."""
+
 _MAXIMUM_COPIES = 1000
 _MAXIMUM_TRIES = 100
 """To open a reception that a router seals at the same time; each time it does, somebody's instance went in."""
@@ -289,7 +293,20 @@ def _link_duplicate(draft: Draft, reception: Reception, file_name: str) -> Publi
     raise SpoolError("too many different instances with one SOP Instance UID")
 
 
-def free_bytes(folder: str | os.PathLike[str]) -> int:
-    """Return the bytes that this process may still write to the file system of a folder."""
+def shortage(folder: str | os.PathLike[str], reserve_bytes: int) -> str:
+    """Say why no more should be taken in to the file system of a folder, or return "". Raises `OSError`.
+
+    What is there already must still be sealed, and its jobs made, so bytes are kept free, and names of files with them.
+    Without a reserve of bytes nothing is kept.
+    """
     status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
+    if status.f_bavail * status.f_frsize < reserve_bytes:
+        return "less than receiver.min_free_space_gb is free"
+    if reserve_bytes and status.f_favail < (kept := inode_reserve(status)):
+        return f"fewer than {kept:,} inodes are free"
+    return ""
+
+
+def inode_reserve(status: os.statvfs_result) -> int:
+    """Return how many inodes the intake leaves free; 0 where there is no limit on files (btrfs, some shares)."""
+    return min(_INODES_KEPT, status.f_files // _INODES_PART)

@@ -12,6 +12,7 @@ from tests.builders import CT_STORAGE, DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, 
 from tests.peers import wait_until
 from tests.receiver import receiver
 from tests.sender import VERIFICATION_CONTEXT, Caller, associate_rq, called, data_pdus, store
+from tests.small_disk import fill, small_disk, take_inodes
 
 from mercure.core.task import FailStage
 from mercure.dicom import dimse, header, part10, uids
@@ -383,21 +384,83 @@ def test_a_data_set_of_another_message_is_not_gathered_without_end(tmp_path: Pat
 
 
 def test_below_the_reserve_an_instance_is_refused_and_accepted_when_space_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    free = 1 << 40
-    monkeypatch.setattr("mercure.dicom.storage_scp.free_bytes", lambda _folder: free)
-    with receiver(tmp_path / "data", min_free_bytes=1 << 30) as running, called(running.port) as caller:
-        free = 1 << 20
+    with (
+        small_disk(tmp_path / "data") as disk,
+        receiver(disk, min_free_bytes=1 << 20) as running,
+        called(running.port) as caller,
+    ):
+        ballast = fill(disk)
         caller.send(store(data_set_with(), "1.2.3"))
         assert caller.status() == dimse.OUT_OF_RESOURCES
         assert running.instances() == []
-        free = 1 << 40
+        ballast.unlink()
         caller.send(store(data_set_with(), "1.2.3", message_id=2))
         assert caller.status() == 0
         caller.release()
         running.wait_for_ends()
         assert (running.tallies[0].refused, running.tallies[0].stored) == (1, 1)
+
+
+def test_instances_are_refused_while_inodes_are_left_for_the_router_and_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        small_disk(tmp_path / "data", inodes=400) as disk,
+        receiver(disk, min_free_bytes=1) as running,
+        called(running.port) as caller,
+    ):
+        taken = take_inodes(disk, left=19)
+        for number in range(1, 6):
+            caller.send(store(data_set_with(), "1.2.3", message_id=number))
+            assert caller.status() == dimse.OUT_OF_RESOURCES
+        with pytest.raises(AssertionError, match="00020301"), called(running.port):
+            pass
+        assert os.statvfs(disk).f_favail == 19
+        assert said(caplog) == ["ERROR instances are refused: fewer than 20 inodes are free"]
+        for file in taken:
+            file.unlink()
+        for number in range(1, 4):
+            caller.send(store(data_set_with(sop=b"1.2.%d" % number), f"1.2.{number}", message_id=number))
+            assert caller.status() == 0
+        assert said(caplog)[1:] == ["WARNING instances are stored again"]
+        caller.release()
+        running.wait_for_ends(2)
+        assert sorted((tally.refused, tally.stored) for tally in running.tallies) == [(5, 3)]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [record for record in caplog.records if record.name.startswith("mercure.dicom.")]
+    return [f"{record.levelname} {record.getMessage()}" for record in records]
+
+
+def test_a_folder_of_drafts_that_is_gone_is_said_once_for_all_instances(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiver(tmp_path / "data") as running, called(running.port) as caller:
+        running.intake.folder.rename(tmp_path / "away")
+        for number in range(1, 6):
+            caller.send(store(data_set_with(), "1.2.3", message_id=number))
+            assert caller.status() == dimse.OUT_OF_RESOURCES
+        (tmp_path / "away").rename(running.intake.folder)
+    reason = "the folder of drafts cannot be written: No such file or directory"
+    assert said(caplog) == [f"ERROR instances are refused: {reason}"]
+
+
+def test_a_disk_that_takes_no_instance_is_said_once_for_all_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        small_disk(tmp_path / "data") as disk,
+        receiver(disk) as running,
+        called(running.port) as caller,
+    ):
+        fill(disk)
+        for number in range(1, 6):
+            caller.send(store(data_set_with(), "1.2.3", message_id=number))
+            assert caller.status() == dimse.OUT_OF_RESOURCES
+    assert said(caplog) == ["ERROR instances are refused: No space left on device"]
 
 
 def test_a_vanished_folder_refuses_and_does_not_crash(tmp_path: Path) -> None:

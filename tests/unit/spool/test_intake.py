@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.small_disk import fill, small_disk, take_inodes
 
 from mercure.core.errors import SpoolError
 from mercure.spool import intake as intake_module
 from mercure.spool.drafts import Draft, Sync
 from mercure.spool.hints import is_released
-from mercure.spool.intake import Intake, Published, Session, free_bytes
+from mercure.spool.intake import Intake, Published, Session, shortage
 from mercure.spool.layout import Layout, Origin
 from mercure.spool.sealing import Sealed, seal
 
@@ -340,10 +341,34 @@ def test_a_draft_follows_no_link_when_it_is_adopted(intake: Intake, tmp_path: Pa
         Draft(intake.prefix, 1, str(intake.folder / "1#6#A#B#C.dcm"), sync=Sync.NEVER)
 
 
-def test_the_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
-    assert 0 < free_bytes(tmp_path) < 1 << 60
+def test_there_is_room_above_the_reserve_and_none_below(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4 << 20) as disk:
+        assert shortage(disk, 2 << 20) == ""
+        assert shortage(disk, 1 << 60) == "less than receiver.min_free_space_gb is free"
+        fill(disk)
+        assert shortage(disk, 1) == "less than receiver.min_free_space_gb is free"
+        assert shortage(disk, 0) == ""
     with pytest.raises(FileNotFoundError):
-        free_bytes(tmp_path / "absent")
+        shortage(tmp_path / "absent", 0)
+
+
+@pytest.mark.parametrize(("inodes", "kept"), [(400, 20), (30_000, 1_000)])
+def test_inodes_are_kept_with_the_space_but_few_of_a_small_disk(tmp_path: Path, inodes: int, kept: int) -> None:
+    with small_disk(tmp_path / "disk", inodes=inodes) as disk:
+        left = take_inodes(disk, left=kept)
+        assert shortage(disk, 1) == ""
+        one_more = take_inodes(disk, left=kept - 1)
+        assert shortage(disk, 1) == f"fewer than {kept:,} inodes are free"
+        assert shortage(disk, 0) == "", "without a reserve of bytes nothing is kept"
+        for file in (*one_more, *left[:1]):
+            file.unlink(missing_ok=True)
+        assert shortage(disk, 1) == ""
+
+
+def test_a_file_system_that_sets_no_limit_on_files_is_never_short_of_them(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", inodes=0) as disk:
+        assert (os.statvfs(disk).f_files, os.statvfs(disk).f_favail) == (0, 0)
+        assert shortage(disk, 1) == ""
 
 
 def test_every_instance_is_in_one_place_whatever_is_sealed_between(layout: Layout, intake: Intake) -> None:
