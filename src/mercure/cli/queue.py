@@ -13,6 +13,7 @@ from mercure.cli.output import clean, complain, counted, is_terminal, print_json
 from mercure.cli.queue_actions import Acted, Operator
 from mercure.cli.queue_list import Listing, print_listing
 from mercure.cli.queue_show import Details, print_details
+from mercure.cli.queue_waits import Waits
 from mercure.core.stages import Stage
 
 app = new_app("See what stands where, and retry, cancel, hold or release jobs. Works while services run.")
@@ -55,7 +56,7 @@ def list_(
     loaded = installation.configuration_or_folders()
     layout = installation.data_folder(loaded)
     most = limit if limit is not None else _SHOWN_ON_TERMINAL if is_terminal() and not as_json else 0
-    listing = Listing.of(layout, loaded.config.mercure.series_complete_trigger, stage or (), most)
+    listing = Listing.of(layout, loaded, stage or (), most)
     if as_json:
         print_json(listing.to_json())
     else:
@@ -69,7 +70,8 @@ def show(
     as_json: JSON = False,
 ) -> None:
     """Show one job: its timeline, its targets and what each of them has, its files, and why it failed."""
-    details = Details.of(installation.data_folder(installation.configuration_or_folders()), job)
+    loaded = installation.configuration_or_folders()
+    details = Details.of(installation.data_folder(loaded), job, Waits.of(loaded))
     if as_json:
         print_json(details.to_json())
     else:
@@ -166,7 +168,8 @@ def _check_rule(name: str, *, alone: bool) -> None:
 
 
 def _operator() -> Operator:
-    return Operator(installation.data_folder(installation.configuration_or_folders()))
+    loaded = installation.configuration_or_folders()
+    return Operator(installation.data_folder(loaded), Waits.of(loaded))
 
 
 def _check_stage(stage: str, known: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from mercure.cli.queue_waits import Waits
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
@@ -44,9 +45,10 @@ class Operator:
     What it does stands in one file of the journal, from the first act to `close`; a context manager closes it.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        """Touch nothing yet."""
+    def __init__(self, layout: Layout, waits: Waits) -> None:
+        """Touch nothing yet. `waits` knows the hours of off-peak jobs."""
         self._layout = layout
+        self._waits = waits
         self._journal = JournalWriter(layout.journal, "operator")
 
     def __enter__(self) -> Self:
@@ -72,7 +74,7 @@ class Operator:
             _check_can_be_retried(view)
             message = controls.retry(self._layout, job_id, self._now(), as_then=as_then)
             self._tell(EventKind.JOB_RETRIED, view, f"{_BY}, from {view.stage.value}{_when(view, as_then=as_then)}")
-            return message
+            return self._with_hours(view, message)
 
         return self._act(job_id, act)
 
@@ -146,6 +148,15 @@ class Operator:
             return Acted(job_id, done=False, message=str(error))
         except OSError as error:
             return Acted(job_id, done=False, message=f"{error.strerror} (is the data folder writable for this user?)")
+
+    def _with_hours(self, view: JobView, message: str) -> str:
+        """Add to what becomes of a retried job that it waits for its hours, unless rules make another one of it."""
+        if view.job is None or view.job.fail_stage is FailStage.ROUTING or view.state == "running":
+            return message
+        hours = self._waits.for_hours(view.job, self._now())
+        if not hours:
+            return message
+        return f"{message.replace('is due now', 'is due')}; it {hours}"
 
     def _stands_in(self, job_id: str, stage: Stage) -> bool:
         return (self._layout.stage(stage) / job_id).is_dir()

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mercure.cli.output import Column, is_terminal, print_table, say, span
+from mercure.cli.queue_waits import Waits
+from mercure.config.load import Loaded
 from mercure.core.errors import SpoolError
 from mercure.core.processing_steps import steps_from
 from mercure.core.stages import Stage
-from mercure.core.task import DeliveryState, FailStage, Job
+from mercure.core.task import FailStage, Job
 from mercure.spool.controls import HOLDABLE
 from mercure.spool.jobs import is_held, job_ids
 from mercure.spool.layout import Layout
@@ -42,6 +44,7 @@ class Listing:
     """What stands in the chosen stages now. `total` counts every stage, also what a limit leaves out."""
 
     now: datetime
+    waits: Waits
     complete_after: timedelta
     gathering: tuple[GatheringView, ...]
     jobs: tuple[JobView, ...]
@@ -50,7 +53,7 @@ class Listing:
     hidden: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: Layout, complete_after_seconds: float, places: Collection[str], most: int) -> "Listing":
+    def of(cls, layout: Layout, loaded: Loaded, places: Collection[str], most: int) -> "Listing":
         """Look at the chosen places, at the default ones when there are none; at most so many rows each, 0 for all."""
         now = datetime.now(UTC)
         chosen = places or _BY_DEFAULT
@@ -67,8 +70,9 @@ class Listing:
         listed = {_INCOMING: len(shown)} | {s.value: sum(job.stage is s for job in jobs) for s in Stage}
         hidden = {place: total[place] - listed[place] for place in total if place in chosen}
         held = tuple(stage.value for stage in HOLDABLE if is_held(layout, stage))
-        wait = timedelta(seconds=complete_after_seconds)
-        return cls(now, wait, tuple(shown), tuple(jobs), total, held, {k: v for k, v in hidden.items() if v > 0})
+        hidden = {place: count for place, count in hidden.items() if count > 0}
+        quiet = timedelta(seconds=loaded.config.mercure.series_complete_trigger)
+        return cls(now, Waits.of(loaded), quiet, tuple(shown), tuple(jobs), total, held, hidden)
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a program."""
@@ -77,7 +81,7 @@ class Listing:
             "count": self.total,
             "held_stages": list(self.held),
             "series": [self._series_json(view) for view in self.gathering],
-            "jobs": [job_json(view, self.now) for view in self.jobs],
+            "jobs": [job_json(view, self.now, self.waits) for view in self.jobs],
         }
 
     def complete_at(self, view: GatheringView) -> datetime | None:
@@ -103,7 +107,7 @@ def _some(layout: Layout, stage: Stage, most: int, now: datetime) -> list[JobVie
     return [view for number, view in enumerate(found) if not most or number < most]
 
 
-def job_json(view: JobView, now: datetime) -> dict[str, Any]:
+def job_json(view: JobView, now: datetime, waits: Waits) -> dict[str, Any]:
     """Return what `queue list` and `queue show` say of a job."""
     data: dict[str, Any] = {"job": view.id, "stage": view.stage.value, "state": view.state, "folder": view.folder}
     if view.job is None:
@@ -125,9 +129,9 @@ def job_json(view: JobView, now: datetime) -> dict[str, Any]:
         "settled_at": job.settled_at,
         "age_seconds": None if age is None else round(age.total_seconds(), 3),
         "modules": list(modules_of(job)),
-        "next_attempt": next_attempt(view),
+        "next_attempt": waits.next_attempt(view, now),
         "fail_stage": job.fail_stage.value if job.fail_stage else None,
-        "reason": reason(view),
+        "reason": waits.reason(view, now),
         "targets": [
             {
                 "target": delivery.target,
@@ -146,31 +150,12 @@ def age_of(job: Job, now: datetime) -> timedelta | None:
     return None if job.created_at == _UNKNOWN_TIME else now - job.created_at
 
 
-def next_attempt(view: JobView) -> datetime | None:
-    """Return when the modules or the next target are tried again, None when nothing is put off."""
-    if view.job is None or view.stage is Stage.PROCESSING:
-        return view.job.processing.not_before if view.job else None
-    times = [one.not_before for one in view.job.deliveries if one.state is DeliveryState.WAITING and one.not_before]
-    return min(times, default=None)
-
-
 def modules_of(job: Job) -> tuple[str, ...]:
     """Return the modules that a job goes through, in order; none when it says so in no form that can be read."""
     try:
         return tuple(step.module for step in steps_from(job.process))
     except SpoolError:
         return ()
-
-
-def reason(view: JobView) -> str:
-    """Return why a job failed or waits, as far as anybody knows."""
-    if view.job is None:
-        return view.problem
-    if view.job.reason:
-        return view.job.reason
-    if view.stage is Stage.PROCESSING:
-        return view.job.processing.detail
-    return "; ".join(f"{one.target}: {one.detail}" for one in view.job.deliveries if one.detail)
 
 
 def print_listing(listing: Listing) -> None:
@@ -218,9 +203,9 @@ def _print_wide(listing: Listing) -> None:
         if job is None:
             rows.append((view.id, view.stage.value, view.state, "", "", "", "", "", view.problem))
             continue
-        age, ahead = _age(job, listing.now), _next(view, listing.now)
+        age, ahead, reason = _age(job, listing.now), _next(view, listing), listing.waits.reason(view, listing.now)
         named = (", ".join(job.triggered_rules), ", ".join(one.target for one in job.deliveries))
-        rows.append((view.id, view.stage.value, view.state, *named, str(len(job.instances)), age, ahead, reason(view)))
+        rows.append((view.id, view.stage.value, view.state, *named, str(len(job.instances)), age, ahead, reason))
     print_table(columns, rows)
 
 
@@ -230,12 +215,12 @@ def _print_compact(listing: Listing) -> None:
     for view in listing.jobs:
         job = view.job
         count, age = (str(len(job.instances)), _age(job, listing.now)) if job else ("", "")
-        what = _what(view, listing.now)
+        what = _what(view, listing)
         rows.append((view.state, count, age, (view.id, what) if what else view.id))
     print_table(columns, rows)
 
 
-def _what(view: JobView, now: datetime) -> str:
+def _what(view: JobView, listing: Listing) -> str:
     """Say in one sentence what a job is for and how it stands."""
     job = view.job
     if job is None:
@@ -247,8 +232,8 @@ def _what(view: JobView, now: datetime) -> str:
         targets = ", ".join(delivery.target for delivery in job.deliveries)
         parts.append(", ".join(job.triggered_rules) + (f" -> {targets}" if targets else ""))
     if view.state == "deferred":
-        parts.append(f"again {_next(view, now)}")
-    return " | ".join(filter(None, (*parts, reason(view))))
+        parts.append(f"again {_next(view, listing)}")
+    return " | ".join(filter(None, (*parts, listing.waits.reason(view, listing.now))))
 
 
 def _print_summary(listing: Listing) -> None:
@@ -276,10 +261,10 @@ def _ago(time: datetime, now: datetime) -> str:
     return f"{span(now - time)} ago"
 
 
-def _next(view: JobView, now: datetime) -> str:
+def _next(view: JobView, listing: Listing) -> str:
     """Say when the next attempt is; one that is due waits for its turn, perhaps until the target answers others."""
-    time = next_attempt(view)
-    return "waiting" if time is not None and time <= now else _ahead(time, now)
+    time = listing.waits.next_attempt(view, listing.now)
+    return "waiting" if time is not None and time <= listing.now else _ahead(time, listing.now)
 
 
 def _ahead(time: datetime | None, now: datetime) -> str:

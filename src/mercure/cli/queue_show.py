@@ -10,7 +10,8 @@ from typing import Any
 
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.output import Column, clean, counted, print_table, say, size, span
-from mercure.cli.queue_list import STATES, job_json, modules_of, reason
+from mercure.cli.queue_list import STATES, job_json, modules_of
+from mercure.cli.queue_waits import Waits
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
 from mercure.core.events import Event, EventKind
@@ -53,6 +54,7 @@ class Details:
     """A job, its history, and what is in its folder."""
 
     now: datetime
+    waits: Waits
     view: JobView
     timeline: tuple[Moment, ...]
     targets: tuple[TargetState, ...]
@@ -61,7 +63,7 @@ class Details:
     results: int
 
     @classmethod
-    def of(cls, layout: Layout, job_id: str) -> "Details":
+    def of(cls, layout: Layout, job_id: str, waits: Waits) -> "Details":
         """Gather everything about a job. Raises `CommandError` when there is none."""
         now = datetime.now(UTC)
         try:
@@ -73,6 +75,7 @@ class Details:
         received = list(_stats(view.folder / names.RECEIVED))
         return cls(
             now,
+            waits,
             view,
             tuple(_timeline(layout, view, received)),
             tuple(_targets(view)),
@@ -83,7 +86,7 @@ class Details:
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a program."""
-        data = job_json(self.view, self.now)
+        data = job_json(self.view, self.now, self.waits)
         data["targets"] = [
             {
                 "target": one.target,
@@ -202,7 +205,7 @@ def print_details(details: Details) -> None:
     view, job = details.view, details.view.job
     say(f"Job       {view.id}")
     say(f"State     {view.state}, in {view.stage.value}/")
-    if why := reason(view):
+    if why := details.waits.reason(view, details.now):
         say(f"Reason    {clean(why)}")
     if job:
         _print_job(job)

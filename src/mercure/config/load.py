@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ class Loaded:
     """Broken rules that are switched off all the same: they take nothing, and nothing has to wait for them."""
     fallback_broken_rules: frozenset[str] = frozenset()
     """Broken rules that are asked only when no other takes the series."""
+    has_only_folders: bool = False
+    """Only the folders were read; everything else is a default, and not what the file says."""
 
     @property
     def schema_errors(self) -> tuple[Problem, ...]:
@@ -98,9 +100,8 @@ def load_folders(path: Path) -> Loaded:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     section = value.get("mercure") if form_of(value) == "nested" else None
-    if isinstance(section, dict):
-        return parse(json.dumps({"mercure": _folders(section)}))
-    return parse(json.dumps(_folders(value)))
+    folders = {"mercure": _folders(section)} if isinstance(section, dict) else _folders(value)
+    return replace(parse(json.dumps(folders)), has_only_folders=True)
 
 
 def _folders(section: dict[str, Any]) -> dict[str, Any]:
