@@ -286,17 +286,30 @@ def test_the_commands_of_the_guide_add_and_test_its_module(
 ) -> None:
     site = Site(tmp_path / "site")
     places = {
-        "/usr/bin/python3": sys.executable,
+        "/opt/modules/python/bin/python": sys.executable,
         "/opt/modules/relabel.py": str(program_of_guide),
         "~/images": str(series.files[0].parent),
         "~/made": str(tmp_path / "made"),
     }
-    for command in re.findall(r"^mercure (.*)$", block(""), re.MULTILINE):
+    for command in re.findall(r"^mercure (.*)$", block("", 1), re.MULTILINE):
         answer = site.process(*(places.get(word, word) for word in shlex.split(command)))
         assert answer.status == 0, answer
     made = sorted((tmp_path / "made").rglob("*.dcm"))
     assert {pydicom.dcmread(path).SeriesDescription for path in made} == {"my first"}
     assert len(made) == 3
+
+
+def test_the_python_that_the_guide_runs_its_modules_with_is_one_that_it_makes_with_what_they_need() -> None:
+    (folder,) = re.findall(r"^python3 -m venv (/\S+)$", GUIDE, re.MULTILINE)
+    ((pip, packages),) = re.findall(r"^(/\S+/pip) install (.+)$", GUIDE, re.MULTILINE)
+    assert pip == f"{folder}/bin/pip"
+    assert shlex.split(packages) == ["numpy", "pydicom>=3"]
+    commands = re.findall(r"--command (\S+)|\"command\": \[\"([^\"]+)\"", GUIDE)
+    assert {one or other for one, other in commands} == {f"{folder}/bin/python"}
+    imported = re.findall(
+        r"^(?:import|from) (\w+)", "".join(path.read_text() for path in EXAMPLES.glob("*/module.py")), re.MULTILINE
+    )
+    assert set(imported) - sys.stdlib_module_names <= {"numpy", "pydicom"}
 
 
 def test_the_dockerfile_of_the_guide_is_that_of_the_examples() -> None:

@@ -13,6 +13,10 @@ _LOG_LINES = 20
 _LINE_CHARACTERS = 1000
 _FILES = 20
 _RESULT_CHARACTERS = 4000
+_NOTHING_TO_SEND = (
+    "without an instance there is nothing to send: a job with targets would go to error, unless its rule has "
+    "processing_retain_images or the module routes its result to no target"
+)
 
 
 def outcome_to_json(spec: ModuleSpec, outcome: Outcome) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def outcome_to_json(spec: ModuleSpec, outcome: Outcome) -> dict[str, Any]:
             for one in outcome.series
         ],
         "files": [{"path": _readable(path), "bytes": count} for path, count in outcome.files],
+        "note": _note(outcome),
         "result": outcome.result,
         "result_fault": outcome.result_fault,
     }
@@ -77,6 +82,8 @@ def _print_made(outcome: Outcome) -> None:
         print_table(columns, [(one.modality, one.description, one.instances) for one in outcome.series])
     else:
         say("It made no DICOM instance.")
+    if note := _note(outcome):
+        complain(f"note: {note}")
     for path, count in outcome.files[:_FILES]:
         say(f"  {clean(_readable(path))}  {size(count)}")
     if len(outcome.files) > _FILES:
@@ -86,6 +93,11 @@ def _print_made(outcome: Outcome) -> None:
     elif outcome.result is not None:
         text = clean(json.dumps(outcome.result))
         say(f"result.json: {text[:_RESULT_CHARACTERS]}{' ...' if len(text) > _RESULT_CHARACTERS else ''}")
+
+
+def _note(outcome: Outcome) -> str:
+    """Say what some jobs would refuse although the module did nothing wrong, or "". Only their rules tell which."""
+    return "" if outcome.reason or outcome.series else _NOTHING_TO_SEND
 
 
 def _readable(path: str) -> str:

@@ -380,6 +380,20 @@ def test_a_module_that_fails_says_why_a_job_would_fail(
     assert reason in found.json["reason"]
 
 
+def test_a_module_that_makes_no_instance_is_good_for_jobs_without_targets_only(site: Site, images: Path) -> None:
+    with_modules(site, silent=python("print('done')"), copy=python(COPY))
+    answer = site("modules", "test", "silent", "--input", images)
+    assert answer.status == Exit.OK, answer
+    assert "It made no DICOM instance." in answer.out
+    assert "note: without an instance there is nothing to send: a job with targets would go to error" in answer.err
+    notes = {
+        name: site("modules", "test", name, "--input", images, "--json").json["note"] for name in ("silent", "copy")
+    }
+    assert "would go to error" in notes["silent"]
+    assert notes["copy"] == ""
+    assert "note:" not in site("modules", "test", "copy", "--input", images).err
+
+
 def test_a_program_that_is_not_there_is_said(site: Site, images: Path) -> None:
     with_modules(site, gone={"command": ["/nowhere/program"]})
     answer = site("modules", "test", "gone", "--input", images)
