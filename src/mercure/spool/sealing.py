@@ -192,12 +192,17 @@ class Sealed:
     def _link_job(self, placed: PlacedJob, *, resumed: bool) -> None:
         if resumed:  # a copy in it may have been cut off by the crash
             remove_tree(self._draft_folder(placed))
-        self._draft(placed)
-        self._link_instances(placed)
-        earlier = self.earlier_job()
-        if earlier and earlier.id == placed.job.id:
-            self._copy_history(self._draft_folder(placed))
-        self._publish(placed)
+        try:
+            self._draft(placed)
+            self._link_instances(placed)
+            earlier = self.earlier_job()
+            if earlier and earlier.id == placed.job.id:
+                self._copy_history(self._draft_folder(placed))
+            self._publish(placed)
+        except OSError:  # what was copied would hold the space that is missing
+            with contextlib.suppress(OSError):
+                remove_tree(self._draft_folder(placed))
+            raise
 
     def _move_job(self, placed: PlacedJob) -> None:
         self._draft(placed)

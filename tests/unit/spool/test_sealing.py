@@ -339,6 +339,26 @@ def test_a_copy_that_was_cut_off_is_made_again(tmp_path: Path, series: BuiltSeri
         assert sizes == {path.stat().st_size for path in series.files}
 
 
+def test_jobs_that_a_full_disk_does_not_take_hold_none_of_its_space(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        layout = Layout(**Layout.under(tmp_path / "data").folders() | {"outgoing": disk / "outgoing"})
+        layout.create()
+        arrive(layout, small_series(tmp_path / "series", 4, size_bytes=400_000))
+        sealed = seal_only(layout)
+        jobs = [placed(sealed, 1), placed(sealed, 2)]
+        for resumed in (False, True):
+            with pytest.raises(OSError, match="No space left"):
+                sealed.create_jobs(jobs, resumed=resumed)
+            assert list(layout.outgoing.iterdir()) == []
+        with pytest.raises(OSError, match="No space left"):
+            sealed.create_jobs(jobs[:1], resumed=False)
+        assert sum(path.stat().st_size for path in layout.outgoing.rglob("*") if path.is_file()) < 4096
+        assert len(list(sealed.received.glob("*.dcm"))) == 4
+        jobs = [placed(sealed, 1, Stage.DISCARD)]
+        sealed.create_jobs(jobs, resumed=False)
+        assert {*jobs[0].job.instances} <= {*os.listdir(received(layout, Stage.DISCARD, jobs[0].job.id))}
+
+
 def test_hints_and_releases_of_associations(layout: Layout, series: BuiltSeries) -> None:
     first = Sender(layout, hold_open=True)
     second = Sender(layout, hold_open=True)
