@@ -1,5 +1,6 @@
 """The data folder: there, writable, quick and reliable enough, with space left."""
 
+import contextlib
 import os
 import pwd
 from collections.abc import Iterator
@@ -22,32 +23,35 @@ _LINKED = ("studies", "processing", "outgoing", "success", "error", "discard")
 def folder_findings(config: Config) -> list[Finding]:
     """Examine the data folder. What needs a folder that cannot be used is left out: its own finding says enough."""
     layout = layout_of(config)
-    usable, missing, findings = _usable(layout)
+    usable, missing, unusable = _sorted_out(layout)
+    findings = [_unusable(path, reason) for path, reason in unusable.values()]
     findings += _missing(missing)
     if not findings:
         findings.append(Finding("folders", "ok", f"all {len(usable)} exist and can be written to"))
     if usable:
+        count = len(usable) + len(unusable)
         findings += _owner(usable)
         groups = probe_folders.rename_groups(usable)
         findings += _renames(groups)
         for group in groups.groups:
-            findings += _file_system(_named(group, usable), usable[group[0]])
+            findings += _file_system(_named(group, count), usable[group[0]])
         findings += _links(layout, usable, groups)
         for group in groups.groups:
-            place = Place(_named(group, usable), usable[group[0]], receives="incoming" in group)
+            place = Place(_named(group, count), usable[group[0]], receives="incoming" in group)
             findings += space_findings(place, config)
-    for place in _places_to_be(missing, usable):
+    there = {name: path for name, (path, reason) in unusable.items() if reason != probe_folders.NO_FOLDER}
+    for place in (*_places_of_unusable(there, usable), *_places_to_be(missing, usable | there)):
         findings += space_findings(place, config)
     return [*findings, *incoming_findings(layout, config), *journal_findings(layout)]
 
 
-def _named(group: tuple[str, ...], usable: dict[str, Path]) -> str:
-    return "all folders" if len(group) == len(usable) else ", ".join(group)
+def _named(group: tuple[str, ...], count: int) -> str:
+    return "all folders" if len(group) == count else ", ".join(group)
 
 
-def _usable(layout: Layout) -> tuple[dict[str, Path], dict[str, Path], list[Finding]]:
-    """Return the folders that can be used, those that do not exist, and what is wrong with the others."""
-    usable, missing, findings = {}, {}, []
+def _sorted_out(layout: Layout) -> tuple[dict[str, Path], dict[str, Path], dict[str, tuple[Path, str]]]:
+    """Return the folders that can be used, those that do not exist, and the others, each with the reason."""
+    usable, missing, unusable = {}, {}, {}
     for name, path in layout.folders().items():
         reason = probe_folders.why_unusable(path)
         if not reason:
@@ -55,8 +59,8 @@ def _usable(layout: Layout) -> tuple[dict[str, Path], dict[str, Path], list[Find
         elif reason == probe_folders.MISSING:
             missing[name] = path
         else:
-            findings.append(_unusable(path, reason))
-    return usable, missing, findings
+            unusable[name] = (path, reason)
+    return usable, missing, unusable
 
 
 def _unusable(path: Path, reason: str) -> Finding:
@@ -64,7 +68,11 @@ def _unusable(path: Path, reason: str) -> Finding:
         file = next(one for one in (path, *path.parents) if os.path.lexists(one))
         remedy = f"Move it away (mv {file} {file}.old); `mercure run` makes the folder."
         return Finding("folders", "error", f"{path} cannot be made: {file} is not a folder", remedy)
-    remedies = {"is full": "Make room, or use a larger disk.", "is read-only": "Mount it read-write."}
+    remedies = {
+        probe_folders.NO_SPACE: "Make room, or use a larger disk.",
+        probe_folders.NO_INODES: "Remove old jobs, or make a file system with more inodes.",
+        "is read-only": "Mount it read-write.",
+    }
     return Finding("folders", "error", f"{path} {reason}", remedies.get(reason, give_remedy(path)))
 
 
@@ -102,9 +110,30 @@ def _togive_remedy(paths: list[Path], above: Path) -> list[Path]:
     return list(parents) if len(parents) == 1 and above not in parents else paths
 
 
-def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator[Place]:
+def _places_of_unusable(unusable: dict[str, Path], usable: dict[str, Path]) -> Iterator[Place]:
+    """Return the file systems of folders that cannot be used, which may be so for want of space or inodes there."""
+    devices = _devices(usable)
+    by_device: dict[int, list[str]] = {}
+    for name, path in unusable.items():
+        for device in _devices({name: path}):
+            by_device.setdefault(device, []).append(name)
+    for device, names in by_device.items():
+        if device not in devices or "incoming" in names:
+            named = "all folders" if len(names) == len(unusable) and not usable else ", ".join(names)
+            yield Place(named, unusable[names[0]], receives="incoming" in names)
+
+
+def _devices(folders: dict[str, Path]) -> set[int]:
+    found = set()
+    for path in folders.values():
+        with contextlib.suppress(OSError):  # behind a folder that this user may not enter
+            found.add(path.stat().st_dev)
+    return found
+
+
+def _places_to_be(missing: dict[str, Path], there: dict[str, Path]) -> Iterator[Place]:
     """Return the file systems on which folders are to be made, and on which there is none so far."""
-    devices = {path.stat().st_dev for path in usable.values()}
+    devices = _devices(there)
     by_device: dict[int, list[str]] = {}
     above = {name: existing_above(path) for name, path in missing.items()}
     for name, path in above.items():
@@ -112,7 +141,7 @@ def _places_to_be(missing: dict[str, Path], usable: dict[str, Path]) -> Iterator
     for device, names in by_device.items():
         if device not in devices:
             path = above[names[0]]
-            named = ", ".join(names) if usable or len(names) < len(missing) else "all folders"
+            named = ", ".join(names) if there or len(names) < len(missing) else "all folders"
             yield Place(f"{path} (for {named})", path, receives="incoming" in names)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from mercure.cli.doctor_findings import Finding
 from mercure.cli.output import size
 from mercure.config.schema import Config
+from mercure.spool.intake import inode_reserve
 
 _GIGABYTE = 10**9
 _FEW_INODES = 100_000
-_NO_INODES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def space_findings(place: Place, config: Config) -> Iterator[Finding]:
         yield Finding("space", "error", f"{place.path}: {error.strerror}", "Examine the file system.")
         return
     yield _space(place, found, config.receiver.min_free_space_gb * _GIGABYTE)
-    yield _inodes(place, found)
+    yield _inodes(place, found, refuses=place.receives and config.receiver.min_free_space_gb > 0)
 
 
 def _space(place: Place, found: os.statvfs_result, reserve: float) -> Finding:
@@ -46,11 +46,13 @@ def _space(place: Place, found: os.statvfs_result, reserve: float) -> Finding:
     return Finding("space", "ok", where)
 
 
-def _inodes(place: Place, found: os.statvfs_result) -> Finding:
-    if found.f_files and found.f_favail < _FEW_INODES:
-        severe = found.f_favail < _NO_INODES
-        message = f"{place.names}: {found.f_favail:,} inodes free"
-        remedy = "Each instance is a file: remove old jobs, or make a file system with more inodes."
-        return Finding("inodes", "error" if severe else "warning", message, remedy)
-    count = f"{found.f_favail:,} inodes" if found.f_files else "as many files as there is space"
-    return Finding("inodes", "ok", f"{place.names}: {count} free")
+def _inodes(place: Place, found: os.statvfs_result, *, refuses: bool) -> Finding:
+    free, kept = found.f_favail, inode_reserve(found)
+    if not found.f_files:
+        return Finding("inodes", "ok", f"{place.names}: as many files as there is space free")
+    where = f"{place.names}: {free:,} of {found.f_files:,} inodes free"
+    remedy = "Each instance is a file: remove old jobs, or make a file system with more inodes."
+    if free == 0 or free < kept:
+        refused = f", fewer than the receiver keeps ({kept:,}): every instance is refused" if refuses else ""
+        return Finding("inodes", "error", f"{where}{refused}", remedy)
+    return Finding("inodes", "warning" if free < _FEW_INODES else "ok", where, remedy if free < _FEW_INODES else "")

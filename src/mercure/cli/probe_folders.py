@@ -16,6 +16,9 @@ from mercure.spool.layout import Layout
 MISSING = "does not exist"
 NO_FOLDER = "is not a folder"
 """It, or one above it, is something else."""
+NO_SPACE = "is full"
+NO_INODES = "is on a file system without a free inode"
+"""Space or not: nothing can be made there."""
 
 _FSYNC_BYTES = 64 << 10
 _FSYNC_TIMES = 5
@@ -30,11 +33,21 @@ def why_unusable(folder: Path) -> str:
             return NO_FOLDER
         if isinstance(error, FileNotFoundError):
             return MISSING
-        reasons = {errno.EROFS: "is read-only", errno.ENOSPC: "is full", errno.EACCES: "cannot be written to"}
+        if error.errno == errno.ENOSPC:
+            return _why_full(folder)
+        reasons = {errno.EROFS: "is read-only", errno.EACCES: "cannot be written to"}
         return reasons.get(error.errno or 0, f"cannot be used: {error.strerror}")
     with contextlib.suppress(OSError):
         os.rmdir(probe)
     return ""
+
+
+def _why_full(folder: Path) -> str:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return NO_SPACE
+    return NO_INODES if found.f_files and not found.f_favail else NO_SPACE
 
 
 def state_of(layout: Layout) -> dict[Path, str]:

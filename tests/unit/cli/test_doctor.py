@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests import peers
 from tests.no_hard_links import WITHOUT_HARD_LINKS
-from tests.small_disk import fill, read_only, small_disk
+from tests.small_disk import fill, read_only, small_disk, take_inodes
 from tests.unit.cli.site import Answer, Site
 
 from mercure.cli.doctor_machine import machine_findings
@@ -262,6 +262,48 @@ def test_a_full_disk_is_an_error(site: Site) -> None:
         found = [one for one in findings(examined(site), "space") if one["message"].startswith("incoming")]
     assert found[0]["severity"] == "error"
     assert "every instance is refused" in found[0]["message"]
+
+
+def test_a_disk_without_a_free_inode_is_told_from_a_full_one_and_its_figures_stay(site: Site) -> None:
+    with small_disk(site.data, inodes=400) as disk:
+        site.layout.create()
+        (site.layout.jobs / "data.id").write_text("0" * 32)
+        ballast = take_inodes(disk, left=19)
+        few = worst(examined(site), "inodes")
+        ballast += take_inodes(disk)
+        none = examined(site)
+        started = site.process("run")
+        for file in ballast:
+            file.unlink()
+        fill(disk)
+        full = examined(site)
+    refused = "fewer than the receiver keeps (20): every instance is refused"
+    assert (few["severity"], few["message"]) == ("error", f"all folders: 19 of 400 inodes free, {refused}")
+    folders = findings(none, "folders")
+    assert len(folders) == 8
+    assert {one["message"].split(" ", 1)[1] for one in folders} == {"is on a file system without a free inode"}
+    assert all("Remove old jobs" in one["remedy"] for one in folders)
+    (inodes,), (space,) = findings(none, "inodes"), findings(none, "space")
+    assert (inodes["severity"], space["severity"]) == ("error", "ok")
+    assert inodes["message"] == f"all folders: 0 of 400 inodes free, {refused}"
+    assert space["message"].startswith("all folders: ")
+    assert "without a free inode" in started.err
+    assert not any("inode" in one["message"] for one in findings(full, "folders"))
+    (space,), (inodes,) = findings(full, "space"), findings(full, "inodes")
+    assert (space["severity"], inodes["severity"]) == ("error", "warning")
+    assert space["message"].startswith("all folders: 0 bytes of ")
+
+
+def test_one_folder_that_cannot_be_used_leaves_the_figures_of_the_others_as_they_are(site: Site) -> None:
+    with small_disk(site.folder / "disk", inodes=50) as disk:
+        site.configuration["mercure"]["success_folder"] = str(disk)
+        site.write()
+        take_inodes(disk)
+        answer = examined(site)
+    named = [one["message"].partition(": ")[0] for one in findings(answer, "inodes")]
+    assert named == ["incoming, studies, processing, outgoing, error, discard, jobs", "success"]
+    assert findings(answer, "inodes")[1]["message"] == "success: 0 of 50 inodes free"
+    assert len(findings(answer, "space")) == 2
 
 
 def test_a_port_in_use_names_who_has_it(site: Site) -> None:
