@@ -26,6 +26,7 @@ from tests.peers import free_port, pynetdicom_scp, wait_until
 from tests.scripted_peer import Close, ReceiveUntilClosed, WaitFor, scripted_server
 from tests.small_disk import fill, read_only, small_disk
 
+from mercure.cli.queue_waits import Waits
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
 from mercure.core.events import EventKind
@@ -42,6 +43,7 @@ from mercure.spool import layout as names
 from mercure.spool.job_files import Ledger, read_ledger, read_task, write_task
 from mercure.spool.jobs import claim, job_ids
 from mercure.spool.layout import Layout
+from mercure.spool.views import list_jobs
 from mercure.targets.dicom import DicomNode, DicomTarget
 from mercure.targets.folder import FolderTarget
 
@@ -1311,3 +1313,23 @@ def test_a_dispatcher_that_starts_removes_copies_that_were_cut_off(
     with running(layout, {"away": folder(tmp_path, "away", there=False)}):
         wait_until(lambda: not draft.exists(), "the copy is removed")
     assert (layout.outgoing / job.id).is_dir()
+
+
+def test_a_full_disk_of_delivered_jobs_gets_back_what_did_not_fit(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        layout = Layout(**Layout.under(tmp_path / "data").folders() | {"success": disk / "success"})
+        layout.create()
+        job = make_job(layout, small_series(tmp_path / "series", 4, size_bytes=100_000), "a")
+        desk = Desk(layout, {"a": folder(tmp_path, "a")})
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(700_000))
+        for _ in range(3):
+            desk.settle(6.0)
+            assert list(layout.success.iterdir()) == []
+        (waiting,) = list_jobs(layout, now=desk.clock.now())
+        said = Waits(None).reason(waiting, desk.clock.now())
+        assert said == "it is done, and is yet to be moved to success/; if that lasts, the log says why"
+        ballast.unlink()
+        desk.settle(6.0)
+        assert desk.jobs(Stage.SUCCESS) == [job.id]
+        assert len(delivered(tmp_path, "a")) == 4
