@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
 _MEASURE_SECONDS = 1.0
+_MEASURE_SHARE = 0.1
+"""Part of the time of a run that may go into measuring its output, which takes long when there are many files."""
+
 _KILL_SECONDS = 30.0
 _CANCEL_GRACE_SECONDS = 1.0
 """An operator who cancels waits for two seconds at most."""
@@ -77,7 +80,7 @@ def _all_of(order: RunOrder, *ends: Callable[[], None]) -> None:
 
 def _wait(running: Running, order: RunOrder, watch: Watch, started: float) -> int:
     deadline = started + watch.timeout_seconds if watch.timeout_seconds else float("inf")
-    measured = started
+    measure_at = started + _MEASURE_SECONDS
     while True:
         code = running.wait(max(0.0, min(_TICK_SECONDS, deadline - time.monotonic())))
         if code is not None:
@@ -91,15 +94,32 @@ def _wait(running: Running, order: RunOrder, watch: Watch, started: float) -> in
         if now >= deadline:
             _all_of(order, partial(_end, running, watch.kill_grace_seconds))
             raise PermanentError(f"module {order.module.name} took more than {watch.timeout_seconds:g} s and was ended")
-        if watch.output_limit_bytes is not None and now - measured >= _MEASURE_SECONDS:
-            measured = now
-            check_output(order, watch.output_limit_bytes, partial(_all_of, order, partial(_end, running, 0.0)))
+        if now >= measure_at:
+            _measure(running, order, watch, deadline)
+            measured = time.monotonic()
+            measure_at = measured + max(_MEASURE_SECONDS, (measured - now) / _MEASURE_SHARE)
 
 
-def check_output(order: RunOrder, limit_bytes: int, end: Callable[[], None] = lambda: None) -> None:
-    """Raise `PermanentError`, after `end`, when the output is larger than allowed."""
-    if output_bytes(Path(order.output_folder)) > limit_bytes:
-        end()
+def _measure(running: Running, order: RunOrder, watch: Watch, deadline: float) -> None:
+    """End a run that made too much; give up early when it is to end for another reason."""
+
+    def is_given_up() -> bool:
+        return bool(watch.stopped()) or time.monotonic() >= deadline
+
+    try:
+        check_output(order, watch.output_limit_bytes, is_given_up)
+    except PermanentError:
+        _all_of(order, partial(_end, running, 0.0))
+        raise
+
+
+def check_output(order: RunOrder, limit_bytes: int | None, is_given_up: Callable[[], bool] = lambda: False) -> None:
+    """Raise `PermanentError` when the output is larger than allowed, or has too many files and folders.
+
+    It may stop looking once it `is_given_up`.
+    """
+    size = output_bytes(Path(order.output_folder), is_given_up)
+    if limit_bytes is not None and size > limit_bytes:
         raise PermanentError(f"module {order.module.name} made more than {limit_bytes / 1e9:g} GB of output")
 
 

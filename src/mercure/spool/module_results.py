@@ -17,11 +17,17 @@ from mercure.spool.durable import fsync_folder, link_or_copy
 from mercure.spool.module_folders import copy_file
 from mercure.spool.trees import remove_tree
 
-_MAXIMUM_FILES = 200_000
+MAXIMUM_ENTRIES = 200_000
+"""Files and folders that a module may make."""
+
 _MAXIMUM_PATH_BYTES = 1024
 MAXIMUM_DEPTH = 64
 """Folders within folders that a module may make."""
 
+_ENTRY_BYTES = 4096
+"""What each file and folder counts at least: an empty one takes room, too."""
+
+_ENTRIES_AT_ONCE = 1000
 _TOO_DEEP = "the module made folders within folders too deep to follow"
 _DRAFT = ".results"
 _PREFIX_END = 132
@@ -43,22 +49,18 @@ class Made:
 def open_up(folder: Path) -> None:
     """Let the service read and move all that a module made, as far as it is the owner. No link is followed.
 
-    Raises `PermanentError` for folders within folders that `output_files` would refuse, and `OSError`.
+    Raises `PermanentError` for what `output_files` would refuse for its number or depth, and `OSError`.
     """
-    pending = [(str(folder), 0)]
-    while pending:
-        place, depth = pending.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-                if entry.is_dir(follow_symlinks=False):
-                    if depth > MAXIMUM_DEPTH:
-                        raise PermanentError(_TOO_DEEP)
-                    if mode & 0o700 != 0o700:
-                        os.chmod(entry.path, mode | 0o700)
-                    pending.append((entry.path, depth + 1))
-                elif entry.is_file(follow_symlinks=False) and mode & 0o600 != 0o600:
-                    os.chmod(entry.path, mode | 0o600)
+    for entry, _ in _walk(str(folder)):
+        mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+        if entry.is_dir(follow_symlinks=False):
+            needed = 0o700
+        elif entry.is_file(follow_symlinks=False):
+            needed = 0o600
+        else:
+            continue
+        if mode & needed != needed:
+            os.chmod(entry.path, mode | needed)
 
 
 def output_files(folder: Path) -> list[Made]:
@@ -68,42 +70,56 @@ def output_files(folder: Path) -> list[Made]:
     devices, pipes and sockets are never what a module should hand back.
     """
     made: list[Made] = []
-    for entry, path in _walk(str(folder), ""):
+    for entry, path in _walk(str(folder)):
+        if len(path.encode("utf-8", "surrogateescape")) > _MAXIMUM_PATH_BYTES:
+            raise PermanentError("the module made names that are too long")
+        if entry.is_dir(follow_symlinks=False):
+            continue
         status = entry.stat(follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
             raise PermanentError(f"the module made {_kind(status.st_mode)}; only files and folders are taken")
-        if len(path.encode("utf-8", "surrogateescape")) > _MAXIMUM_PATH_BYTES or len(made) >= _MAXIMUM_FILES:
-            raise PermanentError(f"the module made more than {_MAXIMUM_FILES} files, or names that are too long")
         made.append(Made(path, status.st_size, status.st_nlink))
     return sorted(made, key=lambda one: one.path)
 
 
-def output_bytes(folder: Path) -> int:
+def output_bytes(folder: Path, is_given_up: Callable[[], bool] = lambda: False) -> int:
     """Return what an output folder holds just now, for a module that still writes to it.
 
-    What vanishes meanwhile, or cannot be looked into, counts nothing and hides nothing else. Raises `PermanentError`
-    for folders within folders that `output_files` would refuse: what is in them could not be counted.
+    A file counts what it takes on the disk, or its length when that is more: holes are filled when it is copied or
+    sent. What vanishes meanwhile, or cannot be looked into, hides nothing else. Once it `is_given_up`, which is asked
+    now and then, what was counted so far is returned. Raises `PermanentError` for what `output_files` would refuse for
+    its number or depth.
     """
 
     def passed_over(error: OSError) -> None:
         del error
 
     total = 0
-    for entry, _ in _walk(str(folder), "", passed_over):
+    for count, (entry, _) in enumerate(_walk(str(folder), passed_over), 1):
         with contextlib.suppress(OSError):
-            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            total += _charge(entry)
+        if count % _ENTRIES_AT_ONCE == 0 and is_given_up():
+            break
     return total
+
+
+def _charge(entry: "os.DirEntry[str]") -> int:
+    status = entry.stat(follow_symlinks=False)
+    length = status.st_size if stat.S_ISREG(status.st_mode) else 0  # some file systems give folders that of their files
+    return max(length, status.st_blocks * 512, _ENTRY_BYTES)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _walk(
-    folder: str, below: str, on_error: Callable[[OSError], None] = _raise
-) -> Iterator[tuple["os.DirEntry[str]", str]]:
-    """Give out all that is no folder, with its path below. A folder that cannot be listed goes to `on_error`."""
-    pending = [(folder, below)]
+def _walk(folder: str, on_error: Callable[[OSError], None] = _raise) -> Iterator[tuple["os.DirEntry[str]", str]]:
+    """Give out all that is below a folder, with its path there; a folder before it is listed, and what is in it later.
+
+    A folder that cannot be listed goes to `on_error`. Raises `PermanentError` for too many entries, or too deep ones.
+    """
+    pending = [(folder, "")]
+    count = 0
     while pending:
         place, prefix = pending.pop()
         try:
@@ -113,13 +129,15 @@ def _walk(
             continue
         with entries:
             for entry in entries:
+                count += 1
+                if count > MAXIMUM_ENTRIES:
+                    raise PermanentError(f"the module made more than {MAXIMUM_ENTRIES} files and folders")
                 path = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if path.count("/") > MAXIMUM_DEPTH:
                         raise PermanentError(_TOO_DEEP)
                     pending.append((entry.path, path + "/"))
-                else:
-                    yield entry, path
+                yield entry, path
 
 
 def _kind(mode: int) -> str:

@@ -1,14 +1,21 @@
 """A run that is watched, with a module that ends, and an engine that fails, when the test wants."""
 
 import logging
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mercure.core.errors import CancelledError, PermanentError, TransientError
 from mercure.core.processing import Limits, ModuleSpec, RunOrder
+from mercure.services import module_run
 from mercure.services.module_run import Watch, describe_exit, follow_run
 from mercure.services.settlement import BY_OPERATOR, STOPPING
+from mercure.spool import module_results
 
 ORDER = RunOrder("job-1", 0, ModuleSpec("module", "docker"), "/in", "/out", "", Limits(), lambda _: None)
 
@@ -102,3 +109,77 @@ def test_a_run_that_took_too_long_is_not_tried_again_because_its_engine_went_awa
     run = ScriptedRun(raises={"kill": TransientError("the engine is away")})
     with pytest.raises(PermanentError, match="took more than"):
         follow_run(run, ORDER, watch(timeout=1e-9))
+
+
+@dataclass
+class TimedRun(ScriptedRun):
+    """A run that waits on the clock of the test, and goes on until a time on it, or until it is killed."""
+
+    until: float = 0.0
+    now: float = 0.0
+
+    def wait(self, seconds: float) -> int | None:
+        self._tell("wait")
+        if "kill" in self.told:
+            return -9
+        self.now += max(seconds, 0.01)
+        return 0 if self.now >= self.until else self.code
+
+
+def measures_of(
+    run: TimedRun, seconds_each: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: Watch
+) -> list[float]:
+    """Follow a run whose output takes so long to list; return when it was."""
+    began: list[float] = []
+    scandir = os.scandir
+
+    def slow(path: str) -> Any:
+        began.append(run.now)
+        run.now += seconds_each
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", slow)
+        patched.setattr(module_run, "time", SimpleNamespace(monotonic=lambda: run.now))
+        follow_run(run, replace(ORDER, output_folder=str(tmp_path)), limits)
+    return began
+
+
+@pytest.mark.parametrize("limit", [None, 10**9])
+def test_an_output_that_takes_long_to_measure_is_measured_less_often(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int | None
+) -> None:
+    limits = replace(watch(), output_limit_bytes=limit)
+    quick = measures_of(TimedRun(until=100.0), 0.001, monkeypatch, tmp_path, limits)
+    assert 80 <= len(quick) <= 100
+    slow = measures_of(TimedRun(until=1000.0), 3.0, monkeypatch, tmp_path, limits)
+    assert min(later - earlier for earlier, later in pairwise(slow)) >= 33.0
+    assert len(slow) >= 25
+
+
+def test_a_run_is_ended_when_it_has_made_too_much(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(5_000_000_000)
+    large, many = TimedRun(until=100.0), TimedRun(until=100.0)
+    limits = replace(watch(), output_limit_bytes=4_000_000_000)
+    with pytest.raises(PermanentError, match="module module made more than 4 GB of output"):
+        measures_of(large, 0.0, monkeypatch, tmp_path, limits)
+    monkeypatch.setattr(module_results, "MAXIMUM_ENTRIES", 20)
+    with pytest.raises(PermanentError, match="made more than 20 files and folders"):
+        measures_of(many, 0.0, monkeypatch, tmp_path, watch())
+    for run in (large, many):
+        assert "kill" in run.told
+        assert run.told[-1] == "close"
+        assert run.now < 5.0
+
+
+def test_a_run_is_cancelled_while_its_output_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / str(number)).touch()
+    answers = iter([*[""] * 4, BY_OPERATOR])  # at the first measure, after some of the files
+    limits = replace(watch(), output_limit_bytes=2500 * 4096, stopped=lambda: next(answers, BY_OPERATOR))
+    with pytest.raises(CancelledError, match=BY_OPERATOR):
+        measures_of(TimedRun(until=100.0), 0.0, monkeypatch, tmp_path, limits)
+    assert next(answers, None) is None

@@ -20,7 +20,7 @@ from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, Priority
 from mercure.runners import process
 from mercure.services.processing_settings import RuleProcessing
-from mercure.spool import controls
+from mercure.spool import controls, module_results
 from mercure.spool.instances import READ_ONLY
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import claim
@@ -200,6 +200,24 @@ def test_too_much_output_ends_a_module(desk: Desk, series: BuiltSeries) -> None:
     assert failed.reason == "module fills made more than 0.003 GB of output"
     desk.module("fast", "for n in range(40): (made / str(n)).write_bytes(bytes(100_000))", output_limit_bytes=3_000_000)
     assert "made more than" in desk.ends_in(Stage.ERROR, desk.job(series, "fast", job_id="fast")).reason
+
+
+@pytest.mark.parametrize("make", ["(made / str(n)).touch()", "(made / str(n)).mkdir()"])
+@pytest.mark.parametrize("ends", ["False", "n == 2500"])
+def test_a_module_that_makes_empty_files_or_folders_without_end_is_ended(
+    desk: Desk, series: BuiltSeries, monkeypatch: pytest.MonkeyPatch, make: str, ends: str
+) -> None:
+    monkeypatch.setattr(module_results, "MAXIMUM_ENTRIES", 2000)
+    desk.module("fills", f"n = 0\nwhile not ({ends}):\n    n += 1\n    {make}\n    time.sleep(0.0001)")
+    failed = desk.ends_in(Stage.ERROR, desk.job(series, "fills"))
+    assert failed.reason == "the module made more than 2000 files and folders"
+
+
+def test_a_module_that_makes_files_with_holes_makes_what_they_are_long(desk: Desk, series: BuiltSeries) -> None:
+    body = "for n in range(4):\n    with (made / str(n)).open('wb') as file: file.truncate(1_000_000)\n"
+    desk.module("sparse", body, output_limit_bytes=3_000_000)
+    failed = desk.ends_in(Stage.ERROR, desk.job(series, "sparse"))
+    assert failed.reason == "module sparse made more than 0.003 GB of output"
 
 
 def test_a_log_is_bounded(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:

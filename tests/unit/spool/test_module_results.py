@@ -8,6 +8,7 @@ from tests.builders import dicom_bytes, small_series
 
 from mercure.core.errors import PermanentError
 from mercure.services.module_output import identify
+from mercure.spool import module_results
 from mercure.spool.module_results import is_dicom, open_up, output_bytes, output_files, store_results
 from mercure.spool.trees import remove_tree
 
@@ -178,13 +179,57 @@ def test_a_folder_that_vanishes_while_the_output_is_measured_hides_nothing_else(
     assert output_bytes(job / "out") >= 200_000
 
 
-def test_the_size_of_an_output_is_what_it_takes_on_the_disk(job: Path) -> None:
+def test_the_size_of_an_output_is_what_it_takes_on_the_disk_or_where_it_is_copied_to(job: Path) -> None:
+    assert output_bytes(job / "nowhere") == 0
     (job / "out" / "sub").mkdir()
     (job / "out" / "sub" / "file").write_bytes(b"x" * 100_000)
+    assert 100_000 <= output_bytes(job / "out") < 200_000
     with (job / "out" / "sparse").open("wb") as file:
-        file.truncate(1 << 40)
-    assert 100_000 <= output_bytes(job / "out") < 1_000_000
-    assert output_bytes(job / "nowhere") == 0
+        file.truncate(1 << 32)
+    assert (1 << 32) + 100_000 <= output_bytes(job / "out") < (1 << 32) + 200_000
+
+
+def test_empty_files_and_folders_take_room_too(job: Path) -> None:
+    for number in range(100):
+        (job / "out" / f"folder-{number}").mkdir()
+        (job / "out" / f"folder-{number}" / "empty").touch()
+    assert output_bytes(job / "out") >= 200 * 4096
+
+
+@pytest.mark.parametrize("kind", ["files", "folders", "folders within folders"])
+def test_there_is_a_number_of_files_and_folders_that_is_too_many(
+    job: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(module_results, "MAXIMUM_ENTRIES", 100)
+
+    def make(number: int) -> None:
+        if kind == "files":
+            (job / "out" / str(number)).touch()
+        elif kind == "folders":
+            (job / "out" / str(number)).mkdir()
+        else:
+            (job / "out" / f"{number // 50}" / f"{number // 10 % 5}" / str(number)).mkdir(parents=True)
+
+    for number in range(1, 88 if "within" in kind else 101):  # eleven hold the others
+        make(number)
+    for look in (open_up, output_files, output_bytes):
+        look(job / "out")
+    make(101)
+    for look in (open_up, output_files, output_bytes):
+        with pytest.raises(PermanentError, match="more than 100 files and folders"):
+            look(job / "out")
+
+
+def test_a_measure_that_is_given_up_ends_soon(job: Path) -> None:
+    for number in range(3000):
+        (job / "out" / str(number)).touch()
+    asked = []
+
+    def is_given_up() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    assert output_bytes(job / "out", is_given_up) == 2000 * 4096
 
 
 def test_dicom_is_known_by_name_or_prefix(tmp_path: Path) -> None:
