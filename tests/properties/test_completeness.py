@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercure.dicom import uids
-from mercure.dicom.completeness import BrokenDataSetError, check_whole
+from mercure.dicom.completeness import check_whole
+from mercure.dicom.data_set_bytes import BrokenDataSetError
 from mercure.dicom.part10 import FileMeta
 
 PLAIN = {

@@ -8,30 +8,18 @@ fixed amount of memory, and makes no more steps than it is allowed.
 What stands in a value of defined length is not looked at, nor is what the elements mean.
 """
 
-import os
 import struct
-import zlib
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from mercure.core.errors import PermanentError
 from mercure.dicom import uids
+from mercure.dicom.data_set_bytes import HEADER_BYTES, BrokenDataSetError, DataSetBytes, InflatedBytes, StoredBytes
 from mercure.dicom.part10 import FileMeta
 
 MAXIMUM_ELEMENTS = 1 << 24
 """Elements, items and delimiters of one data set that are stepped over: a slide of a million tiles has fewer."""
 
-MAXIMUM_INFLATED_BYTES = 1 << 32
-"""What a deflated data set may grow to."""
-
 _DEEPEST = 64
 """Sequences within sequences."""
-
-_HEADER_BYTES = 12
-_WINDOW_BYTES = 4096
-_INFLATED_BYTES = 64 << 10
-_DEFLATED_BYTES = 16 << 10
-_TRAILER_BYTES = 9
-"""What may follow a deflated stream: a byte that makes it even. Old writers leave check sum and size of gzip there."""
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -43,19 +31,6 @@ _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _FRAGMENTED_VRS = frozenset({b"OB", b"OW"})
 
 _PLAIN = struct.Struct("<HHI").unpack_from
-
-
-class BrokenDataSetError(PermanentError):
-    """The data set ends too early, or holds something that is no element. The message has no value of it."""
-
-    code = "broken_data_set"
-
-
-class _Bytes(Protocol):
-    """The bytes of a data set, looked at from the first to the last."""
-
-    def head(self, position: int) -> bytes | None:
-        """Return up to 12 bytes from a position, which never goes back; None when it is beyond the end."""
 
 
 class _Open(NamedTuple):
@@ -75,83 +50,19 @@ def check_whole(descriptor: int, meta: FileMeta, *, most_elements: int = MAXIMUM
     when it is deflated), and `OSError`.
     """
     syntax = meta.transfer_syntax_uid
-    source: _Bytes
+    source: DataSetBytes
     if syntax == uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        source, first = _Inflated(descriptor, meta.data_set_offset), 0
+        source, first = InflatedBytes(descriptor, meta.data_set_offset), 0
     else:
-        source, first = _Stored(descriptor, meta.data_set_offset, meta.size), meta.data_set_offset
+        source, first = StoredBytes(descriptor, meta.data_set_offset, meta.size), meta.data_set_offset
     order = ">" if syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<"
     _Walk(source, order, explicit=syntax != uids.IMPLICIT_VR_LITTLE_ENDIAN).run(first, most_elements)
-
-
-class _Stored:
-    """A part of a file, looked at through a small window."""
-
-    def __init__(self, descriptor: int, start: int, end: int) -> None:
-        self._descriptor = descriptor
-        self._end = end
-        self._start = start
-        self._window = b""
-
-    def head(self, position: int) -> bytes | None:
-        at = position - self._start
-        if at + _HEADER_BYTES > len(self._window):
-            if position > self._end:
-                return None
-            self._window = os.pread(self._descriptor, min(_WINDOW_BYTES, self._end - position), position)
-            self._start, at = position, 0
-        return self._window[at : at + _HEADER_BYTES]
-
-
-class _Inflated:
-    """A deflated data set (PS3.5 A.5): inflated as far as it is looked at, and dropped again."""
-
-    def __init__(self, descriptor: int, start: int) -> None:
-        self._descriptor = descriptor
-        self._next = start
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._window = b""
-        self._start = 0
-
-    def head(self, position: int) -> bytes | None:
-        while position + _HEADER_BYTES > self._start + len(self._window):
-            more = self._more()
-            if not more:
-                break
-            if position + _HEADER_BYTES > MAXIMUM_INFLATED_BYTES:
-                raise BrokenDataSetError("the deflated data set is too long")
-            drop = min(len(self._window), position - self._start)
-            self._start += drop
-            self._window = self._window[drop:] + more
-        at = position - self._start
-        return None if at > len(self._window) else self._window[at : at + _HEADER_BYTES]
-
-    def _more(self) -> bytes:
-        """Inflate a little more; returns nothing at the end of the stream, which must be that of the file, too."""
-        try:
-            while not self._inflater.eof:
-                data = self._inflater.unconsumed_tail or self._read()
-                if more := self._inflater.decompress(data, _INFLATED_BYTES):  # without data, too: it may hold some back
-                    return more
-                if not (data or self._inflater.eof):
-                    raise BrokenDataSetError("the deflated data set ends too early")
-        except zlib.error:
-            raise BrokenDataSetError("the data set cannot be inflated") from None
-        unread = os.pread(self._descriptor, _TRAILER_BYTES + 1, self._next)
-        if len(self._inflater.unused_data) + len(unread) > _TRAILER_BYTES:
-            raise BrokenDataSetError("something else follows the deflated data set")
-        return b""
-
-    def _read(self) -> bytes:
-        data = os.pread(self._descriptor, _DEFLATED_BYTES, self._next)
-        self._next += len(data)
-        return data
 
 
 class _Walk:
     """One way through one data set."""
 
-    def __init__(self, source: _Bytes, order: str, *, explicit: bool) -> None:
+    def __init__(self, source: DataSetBytes, order: str, *, explicit: bool) -> None:
         self._source = source
         self._explicit = explicit
         self._short = struct.Struct(order + "HH2sH").unpack_from
@@ -164,10 +75,21 @@ class _Walk:
         """No element of the top level may come with a tag up to this one: the pixel data that was there."""
 
     def run(self, position: int, most_elements: int) -> None:
-        head, opened = self._source.head, self._open
-        for _ in range(most_elements):
-            data = head(position)
-            if data is None or len(data) < 8:
+        look, opened = self._source.look, self._open
+        left = most_elements
+        while left >= 0:
+            looked = look(position)
+            if looked is None:
+                raise _cut_off(*self._last)
+            window, at = looked
+            if not (opened or self._after_pixels):
+                next_at, count = self._quick(window, at, position - at)
+                if count:
+                    position += next_at - at
+                    left -= count
+                    continue
+            data = window[at : at + HEADER_BYTES]
+            if len(data) < 8:
                 self._end(data, position)
                 return
             if not opened:
@@ -176,11 +98,41 @@ class _Walk:
                 position = self._element(data, position, explicit=opened[-1].explicit)
             else:
                 position = self._in_sequence(data, position, opened[-1])
+            left -= 1
         raise BrokenDataSetError(f"the data set has more than {most_elements} elements")
 
-    def _end(self, rest: bytes | None, position: int) -> None:
-        if rest is None:
-            raise _cut_off(*self._last)
+    def _quick(self, window: bytes, at: int, start: int) -> tuple[int, int]:
+        """Step over the elements in a window that are nothing special: most of all. Written as one loop for its speed.
+
+        Returns where the next element is, counted from the begin of the window, and how many were stepped over.
+        """
+        unpack, unpack_long, short_vrs, long_vrs = self._short, self._long, _SHORT_VRS, _LONG_VRS
+        last, count = len(window) - HEADER_BYTES, 0
+        group = number = begin = 0
+        while at <= last:
+            next_group, next_number, vr, length = unpack(window, at)
+            if not 0x0008 <= next_group < 0x7FE0:
+                break
+            if not self._explicit:
+                _, _, length = _PLAIN(window, at)
+                size = 8
+            elif vr in short_vrs:
+                size = 8
+            elif vr in long_vrs:
+                (length,) = unpack_long(window, at + 8)
+                size = HEADER_BYTES
+            else:
+                break
+            if length == _UNDEFINED:
+                break
+            group, number, begin = next_group, next_number, at
+            at += size + length
+            count += 1
+        if count:
+            self._last = group << 16 | number, start + begin
+        return at, count
+
+    def _end(self, rest: bytes, position: int) -> None:
         if self._open:
             raise _cut_off(self._open[-1].tag, self._open[-1].begin)
         if rest:
@@ -194,7 +146,7 @@ class _Walk:
             group, number, vr, length = self._short(data)
             tag = group << 16 | number
             if vr not in _SHORT_VRS and tag < _DELIMITERS and _has_long_form(vr, length, tag, position):
-                size = _HEADER_BYTES
+                size = HEADER_BYTES
                 if len(data) < size:
                     raise _cut_off(tag, position)
                 (length,) = self._long(data, 8)
