@@ -13,7 +13,7 @@ from mercure.cli.doctor_incoming import incoming_findings
 from mercure.cli.doctor_journal import journal_findings
 from mercure.cli.doctor_space import Place, space_findings
 from mercure.config.schema import Config
-from mercure.spool.layout import Layout
+from mercure.spool.layout import DATA_ID_FILE, Layout
 
 _SLOW_FSYNC_SECONDS = 0.020
 _SKEW_SECONDS = 1.0
@@ -25,7 +25,7 @@ def folder_findings(config: Config) -> list[Finding]:
     layout = layout_of(config)
     usable, missing, unusable = _sorted_out(layout)
     findings = [_unusable(path, reason) for path, reason in unusable.values()]
-    findings += _missing(missing)
+    findings += _missing(missing, is_in_use=_is_in_use(layout))
     if not findings:
         findings.append(Finding("folders", "ok", f"all {len(usable)} exist and can be written to"))
     if usable:
@@ -76,7 +76,14 @@ def _unusable(path: Path, reason: str) -> Finding:
     return Finding("folders", "error", f"{path} {reason}", remedies.get(reason, give_remedy(path)))
 
 
-def _missing(missing: dict[str, Path]) -> Iterator[Finding]:
+def _is_in_use(layout: Layout) -> bool:
+    """Whether services have worked here already: a folder that is missing has vanished then, or its disk has."""
+    with contextlib.suppress(OSError):  # what this user may not look at is another finding
+        return (layout.jobs / DATA_ID_FILE).exists() or any(layout.journal.glob("*.jsonl"))
+    return False
+
+
+def _missing(missing: dict[str, Path], *, is_in_use: bool) -> Iterator[Finding]:
     """Say once for all folders that would be made below the same one that exists."""
     by_above: dict[Path, list[Path]] = {}
     for path in missing.values():
@@ -84,8 +91,16 @@ def _missing(missing: dict[str, Path]) -> Iterator[Finding]:
     for above, paths in by_above.items():
         named = _in_one_line(paths)
         do = "does" if len(paths) == 1 else "do"
-        if os.access(above, os.W_OK | os.X_OK):
-            remedy = f"`mercure run` makes {'it' if len(paths) == 1 else 'them'}."
+        them = "it" if len(paths) == 1 else "them"
+        if is_in_use and os.access(above, os.W_OK | os.X_OK):
+            make = f"mkdir -p {' '.join(map(str, paths))}"
+            remedy = (
+                f"If a disk belongs there, mount it. Else start `mercure run` anew, which makes {them}, "
+                f"or make {them} as the user of the services: {make}"
+            )
+            yield Finding("folders", "error", f"{named} {do} not exist, and this data folder is in use", remedy)
+        elif os.access(above, os.W_OK | os.X_OK):
+            remedy = f"`mercure run` makes {them}."
             yield Finding("folders", "warning", f"{named} {do} not exist yet", remedy)
         else:
             message = f"{named} {do} not exist, and {above} cannot be written to"

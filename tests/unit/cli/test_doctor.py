@@ -111,6 +111,23 @@ def test_folders_that_run_would_make_are_a_warning(site: Site) -> None:
     assert found["message"] == f"{site.layout.error} does not exist yet"
 
 
+@pytest.mark.parametrize("trace", ["data.id", "journal/dispatcher-7-1.jsonl"])
+def test_a_folder_that_vanished_from_a_data_folder_in_use_is_an_error_that_says_to_mount_or_make_it(
+    site: Site, trace: str
+) -> None:
+    (site.layout.jobs / trace).touch()
+    site.layout.error.rmdir()
+    found = worst(examined(site), "folders")
+    assert found["severity"] == "error"
+    assert found["message"] == f"{site.layout.error} does not exist, and this data folder is in use"
+    assert found["remedy"].startswith("If a disk belongs there, mount it. Else start `mercure run` anew")
+    assert f"mkdir -p {site.layout.error}" in found["remedy"]
+    site.layout.discard.rmdir()
+    found = worst(examined(site), "folders")
+    assert "2 folders in" in found["message"]
+    assert "do not exist, and this data folder is in use" in found["message"]
+
+
 def test_a_fresh_installation_has_one_finding_for_its_folders_and_the_space_they_will_have(site: Site) -> None:
     site.remove_data()
     answer = examined(site)
