@@ -74,14 +74,100 @@ def test_a_table_without_a_descriptor_goes(descriptor: list[int] | None, tmp_pat
     assert TEXT not in written
 
 
+DESCRIPTORS = {
+    "GrayLookupTable": ("GrayLookupTableData",),
+    "RedPaletteColorLookupTable": (
+        "RedPaletteColorLookupTableData",
+        "SegmentedRedPaletteColorLookupTableData",
+    ),
+    "GreenPaletteColorLookupTable": (
+        "GreenPaletteColorLookupTableData",
+        "SegmentedGreenPaletteColorLookupTableData",
+    ),
+    "BluePaletteColorLookupTable": (
+        "BluePaletteColorLookupTableData",
+        "SegmentedBluePaletteColorLookupTableData",
+    ),
+    "AlphaPaletteColorLookupTable": (
+        "AlphaPaletteColorLookupTableData",
+        "SegmentedAlphaPaletteColorLookupTableData",
+    ),
+    "BlendingLookupTable": ("BlendingLookupTableData",),
+    "LUT": ("LUTData",),
+    "WeightingLookupTable": ("WeightingLookupTableData",),
+    "LargeRedPaletteColorLookupTable": ("LargeRedPaletteColorLookupTableData",),
+    "LargeGreenPaletteColorLookupTable": ("LargeGreenPaletteColorLookupTableData",),
+    "LargeBluePaletteColorLookupTable": ("LargeBluePaletteColorLookupTableData",),
+}
+WORDS = list(struct.unpack("<5H", TEXT))
+
+
+@pytest.mark.parametrize("name", DESCRIPTORS)
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_descriptor_with_other_values_goes_and_the_data_with_it(name: str, with_data: bool, tmp_path: Path) -> None:
+    image, item = builders.dataset("CT"), Dataset()
+    image.ReferencedSeriesSequence = [item]
+    keywords = [f"{name}Descriptor", *(DESCRIPTORS[name] if with_data else ())]
+    for holder in (image, item):
+        holder.add_new(keywords[0], "US", WORDS)
+        for data in keywords[1:]:
+            holder.add_new(data, "OB" if name.startswith("Weighting") else "OW", TEXT)
+    found, written = treated(tmp_path, image)
+    for holder in (found, found.ReferencedSeriesSequence[0]):
+        assert not [keyword for keyword in keywords if keyword in holder]
+    assert TEXT not in written
+
+
+@pytest.mark.parametrize("name", DESCRIPTORS)
+def test_a_descriptor_of_as_many_values_as_it_has_stays_and_so_does_its_data(name: str, tmp_path: Path) -> None:
+    image = builders.dataset("CT")
+    values = [0, 2, 0, 16] if name.startswith("Large") else [2, 0, 16]
+    image.add_new(f"{name}Descriptor", "US", values)
+    for data in DESCRIPTORS[name]:
+        image.add_new(data, "OB" if name.startswith("Weighting") else "OW", b"\1\0\2\0")
+    found, _ = treated(tmp_path, image)
+    assert list(found[f"{name}Descriptor"].value) == values
+    assert {found[data].value for data in DESCRIPTORS[name]} == {b"\1\0\2\0"}
+
+
+@pytest.mark.parametrize("keyword", ["BlendingLookupTable", "WeightingLookupTable", "GrayLookupTable"])
+def test_other_tables_are_cut_or_go(keyword: str, tmp_path: Path) -> None:
+    image, item = builders.dataset("CT"), Dataset()
+    image.ReferencedSeriesSequence = [item]
+    vr = "OB" if keyword.startswith("Weighting") else "OW"
+    image.add_new(f"{keyword}Descriptor", "US", [2, 0, 16])
+    image.add_new(f"{keyword}Data", vr, b"\1\0\2\0" + TEXT)
+    item.add_new(f"{keyword}Data", vr, TEXT)
+    found, written = treated(tmp_path, image)
+    assert found[f"{keyword}Data"].value == b"\1\0\2\0"
+    assert f"{keyword}Data" not in found.ReferencedSeriesSequence[0]
+    assert TEXT not in written
+
+
+@pytest.mark.parametrize("data", [one for tables in DESCRIPTORS.values() for one in tables])
+def test_no_data_stays_without_a_descriptor(data: str, tmp_path: Path) -> None:
+    image = builders.dataset("CT")
+    image.add_new(data, "OB" if data.startswith("Weighting") else "OW", TEXT)
+    found, written = treated(tmp_path, image)
+    assert data not in found
+    assert TEXT not in written
+
+
+def test_a_command_keeps_a_descriptor_as_it_is(tmp_path: Path) -> None:
+    image = builders.dataset("CT")
+    image.BluePaletteColorLookupTableDescriptor = WORDS
+    assert TEXT in treated(tmp_path, image, **{"(0028,1103)": "keep"})[1]
+
+
 def test_images_inside_of_sequences_go_unless_a_command_keeps_them(tmp_path: Path) -> None:
     image, item = builders.dataset("CT"), Dataset()
     item.PixelData, item.Rows = TEXT, 1
     item["PixelData"].VR = "OB"
+    item.ExtendedOffsetTable = item.ExtendedOffsetTableLengths = TEXT[:8]
     image.ReferencedSeriesSequence = [item]
     found, written = treated(tmp_path, image)
     assert "PixelData" not in found.ReferencedSeriesSequence[0]
-    assert TEXT not in written
+    assert TEXT[:8] not in written
     (tmp_path / "out.dcm").unlink()
     assert TEXT in treated(tmp_path, image, **{"(0008,1115)": "keep"})[1]
 

@@ -1,4 +1,4 @@
-"""What hides inside of compressed images: comments, application data, and bytes behind the end of the image.
+"""What hides inside of compressed images: comments, application data, bytes behind the end, and tables of offsets.
 
 JPEG and JPEG-LS (ITU-T T.81 B.1.1, T.87 C.1), JPEG 2000 (ITU-T T.800 A.4 and A.9.2) and RLE (PS3.5 Annex G). Encoders
 may write text there, and no data set shows it. No pixel changes.
@@ -7,8 +7,8 @@ may write text there, and no data set shows it. No pixel changes.
 from collections.abc import Callable, Iterator
 
 from pydicom.dataset import FileDataset
-from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 
+from mercure_anonymizer.encapsulation import drop_extended_tables, drop_tables, put_frames, take_frames
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.rle import exact_rle
 
@@ -32,30 +32,20 @@ _COMMENT_2000, _TILE, _TILE_DATA = 0x64, 0x90, b"\xff\x93"
 
 
 def clean_codestreams(dataset: FileDataset) -> None:
-    """Take out of all frames of compressed pixel data what is not image.
+    """Take out of all frames of compressed pixel data what is not image, and out of tables of offsets what is not true.
 
     Pixel data without any is left as it is, byte for byte. Raises `InstanceError` when a frame is not what its transfer
     syntax says, or the syntax is not known here: then it may hold anything. Video stays as it is.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
-    if "PixelData" not in dataset or not syntax.is_encapsulated or str(syntax) in _VIDEO:
-        return
-    clean = _cleaner(str(syntax), dataset)
-    count = max(1, int(dataset.get("NumberOfFrames") or 1))
-    extended = None
-    if "ExtendedOffsetTable" in dataset:
-        extended = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    frames = list(generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=extended))
-    cleaned = [_but_for_padding(frame, clean(frame)) for frame in frames[:count]]
-    if cleaned == frames:
-        return
-    if extended:
-        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
-            cleaned
-        )
+    if "PixelData" not in dataset or not syntax.is_encapsulated:
+        drop_extended_tables(dataset)
+    elif str(syntax) in _VIDEO:
+        drop_tables(dataset)
     else:
-        dataset.PixelData = encapsulate(cleaned)
-    dataset["PixelData"].is_undefined_length = True
+        clean = _cleaner(str(syntax), dataset)
+        taken = take_frames(dataset)
+        put_frames(dataset, taken, [_but_for_padding(frame, clean(frame)) for frame in taken.frames])
 
 
 def _cleaner(syntax: str, dataset: FileDataset) -> Callable[[bytes], bytes]:

@@ -10,6 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from mercure_anonymizer import graphics
 from mercure_anonymizer.codestreams import clean_codestreams
+from mercure_anonymizer.encapsulation import drop_extended_tables, settle_tables
 from mercure_anonymizer.errors import InstanceError
 from mercure_anonymizer.pixel_rules import PixelRule, Rectangle
 from mercure_anonymizer.settings import Settings
@@ -32,6 +33,7 @@ def clean_pixels(dataset: FileDataset, settings: Settings) -> bool:
     if settings.preset == "default":
         clean_tables(dataset, {tag for tag, one in settings.assignments.items() if one.command in {"keep", "safe"}})
     if "PixelData" not in dataset:
+        drop_extended_tables(dataset)
         return False
     rule = next((one for one in settings.pixel_rules if one.matches(dataset)), None)
     rectangles = _rectangles(rule, dataset) if rule else ()
@@ -116,7 +118,9 @@ def _rewrite(dataset: FileDataset, rectangles: tuple[Rectangle, ...]) -> None:
     """Blacken rectangles in all frames and clear bits that no pixel uses; the result is not compressed."""
     try:
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            settle_tables(dataset)
             dataset.decompress(as_rgb=True, generate_instance_uid=False)
+        drop_extended_tables(dataset)
         _edit(dataset, rectangles)
     except InstanceError:
         raise
