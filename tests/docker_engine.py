@@ -177,6 +177,18 @@ class OwnEngine(Engine):
         _kill(int(pid_file.read_text()))
         pid_file.unlink()
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let the engine take no step, as on a machine whose disk does not answer, until the end of the block."""
+        if self._process is None:
+            message = "The engine does not run."
+            raise PeerError(message)
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def cut_power(self) -> None:
         """End the engine and all that runs in it at once, as a machine does that loses its power."""
         self.kill()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,11 @@ import pytest
 from tests.docker_engine import Engine, OwnEngine, engine_fixture, nothing_is_left_open_fixture, own_engine
 from tests.peers import wait_until
 
-from mercure.core.errors import JobError, PermanentError, TransientError
+from mercure.core.errors import CancelledError, JobError, PermanentError, TransientError
 from mercure.core.processing import Limits, ModuleSpec, Running, RunOrder
 from mercure.runners import docker
 from mercure.runners.docker import DockerRunner
+from mercure.services.module_run import Watch, follow_run
 
 __all__ = ["engine_fixture", "nothing_is_left_open_fixture"]
 
@@ -561,6 +563,7 @@ import os, sys, time
 from tests.integration.test_docker_runner import DATA
 from mercure.core.processing import Limits, ModuleSpec, RunOrder
 from mercure.runners.docker import DockerRunner
+from mercure.services.module_run import Watch, follow_run
 host, image, folder, script = sys.argv[1:]
 spec = ModuleSpec("segment", "docker", image=image, pull="never", command=("sh", "-c", script))
 order = RunOrder("job-1", 0, spec, f"{folder}/in", f"{folder}/out", "", Limits(), lambda data: None)
@@ -758,6 +761,24 @@ def test_an_engine_that_stays_away_is_a_transient_failure_and_what_was_left_is_r
     assert site.containers() == []
 
 
+def test_a_job_is_cancelled_although_the_engine_hangs_and_its_container_is_ended_later(living: Living) -> None:
+    site = living.site
+    order = site.order(WAITS)
+    running = site.runner.start(order)
+    site.until_written("began")
+    with living.engine.hanging():
+        began = time.monotonic()
+        with pytest.raises(CancelledError, match="by the operator"):
+            follow_run(running, order, Watch(None, None, 10.0, lambda: "by the operator"))
+        assert time.monotonic() - began < 20.0
+
+    another = site.runner.start(replace(site.order("true"), job_id="job-2"))
+    ended(another)
+    another.close()
+
+    assert site.containers() == []
+
+
 def test_a_run_that_could_not_be_removed_and_is_adopted_after_all_is_removed_by_nobody(living: Living) -> None:
     site = living.site
     site.runner = site.new_runner(engine_grace_seconds=0.2)
@@ -897,6 +918,7 @@ import sys
 from mercure.core.processing import Limits, ModuleSpec, RunOrder
 from mercure.core.errors import PermanentError
 from mercure.runners.docker import DockerRunner
+from mercure.services.module_run import Watch, follow_run
 image, allowed = sys.argv[1:]
 runner = DockerRunner("data-of-the-test", host="unix:///engine.sock", allowed_volumes=[allowed])
 def run(folder, volumes):

@@ -61,6 +61,11 @@ class EngineClient(APIClient):  # type: ignore[misc] # the SDK has no types
         finally:
             del opened[known:]
 
+    def signal_container(self, container: str, signal: str, seconds: float) -> None:
+        """Send a signal to what runs in a container; the engine has so long to answer."""
+        response = self._post(self._url("/containers/{0}/kill", container), params={"signal": signal}, timeout=seconds)
+        self._raise_for_status(response)
+
     def actions_of(self, container: str, actions: Sequence[str], until: int) -> list[str]:
         """Return which of these the engine remembers of a container, in order, up to a time of its clock or a "die".
 

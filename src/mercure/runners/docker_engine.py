@@ -43,8 +43,11 @@ class DockerEngine:
         self._client: Any = None
 
     @contextmanager
-    def asked(self, what: str) -> Iterator[Any]:
+    def asked(self, what: str, *, connecting_seconds: float | None = None) -> Iterator[Any]:
         """Give the client, and turn its errors into ours, with `what` in their text: "pulling the image x".
+
+        `connecting_seconds` is how long an engine is waited for that must be connected to first (that of all requests
+        when not given). No other thread that asks is waited for.
 
         Raises `EngineAwayError`, `MissingError`, `ConflictError`, `PermanentError` for other refusals, and
         `TransientError` when the engine itself failed.
@@ -53,7 +56,7 @@ class DockerEngine:
             raise EngineAwayError(f"{what}: the Docker engine does not answer (no socket)")
         docker, broken = _libraries()
         try:
-            client = self._connected(docker)
+            client = self._connected(docker, connecting_seconds or self._timeout_seconds)
             with client.closing_on_failure():
                 yield client
         except docker.errors.APIError as error:
@@ -62,16 +65,25 @@ class DockerEngine:
             self.close()
             raise EngineAwayError(f"{what}: the Docker engine does not answer ({type(error).__name__})") from None
 
-    def _connected(self, docker: Any) -> Any:
+    def _connected(self, docker: Any, seconds: float) -> Any:
+        """Return the client. Asking an engine that hangs holds up nobody else: the lock is not held meanwhile."""
         with self._lock:
-            if self._client is None:
-                where = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
-                from mercure.runners.docker_client import EngineClient  # noqa: PLC0415 - it loads the SDK
+            known = self._client
+        if known is not None:
+            return known
+        where = {"base_url": self._host} if self._host else docker.utils.kwargs_from_env()
+        from mercure.runners.docker_client import EngineClient  # noqa: PLC0415 - it loads the SDK
 
-                self._client = EngineClient(
-                    **where, version="auto", timeout=self._timeout_seconds, max_pool_size=_CONNECTIONS
-                )
-            return self._client
+        made = EngineClient(**where, version="auto", timeout=seconds, max_pool_size=_CONNECTIONS)
+        made.timeout = self._timeout_seconds
+        with self._lock:
+            known = self._client
+            if known is None:
+                self._client = made
+        if known is None:
+            return made
+        made.close()
+        return known
 
     def close(self) -> None:
         """Drop the client: the engine that comes back may be another version. Streams that are open go on."""

@@ -23,6 +23,15 @@ from mercure.runners.docker_engine import (
 ENGINE_GRACE_SECONDS: Final = 30.0
 """An engine that is upgraded comes back within this time; with live restore its containers go on meanwhile."""
 
+SIGNAL_SECONDS: Final = 5.0
+"""An engine that does not take a signal in this time hangs: who cancels a job does not wait for it."""
+
+_KILL_SECONDS = 15.0
+"""The engine answers only when it has seen the end of what it killed, which it waits 10 s for."""
+
+_HUNG_SECONDS = 0.5
+"""An engine that has just hung gets this long. What it did not take is done when it is back."""
+
 _FOLLOWER_SECONDS = 10.0
 _PAUSES_AT_END = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Between the end of the log and the end of the container, before the log is looked at again."""
@@ -77,6 +86,7 @@ class DockerRunning:
         self._away_since: float | None = None
         self._breaks = 0
         self._asked_to_end = False
+        self._hangs = False
         self._thread = threading.Thread(target=self._follow, name=f"docker-{container.id[:12]}", daemon=True)
         self._thread.start()
 
@@ -103,11 +113,11 @@ class DockerRunning:
 
     def stop(self) -> None:
         """Ask the module to end, with the signal that it or its image names, SIGTERM otherwise. Returns at once."""
-        self._signal(self._container.stop_signal or "SIGTERM")
+        self._signal(self._container.stop_signal or "SIGTERM", SIGNAL_SECONDS)
 
     def kill(self) -> None:
         """End all that runs in the container."""
-        self._signal("SIGKILL")
+        self._signal("SIGKILL", _KILL_SECONDS)
 
     def leave(self) -> None:
         """Stop following; the container goes on where `adopt` finds it."""
@@ -115,7 +125,7 @@ class DockerRunning:
         with self._lock:
             if self._stream is not None:
                 break_stream(self._stream)
-        self._thread.join(_FOLLOWER_SECONDS)
+        self._thread.join(_HUNG_SECONDS if self._hangs else _FOLLOWER_SECONDS)
 
     def close(self) -> None:
         """Remove the container, ended if it still runs. Raises `TransientError` when the engine is away."""
@@ -130,11 +140,23 @@ class DockerRunning:
         finally:
             self.leave()
 
-    def _signal(self, name: str) -> None:
+    def _signal(self, name: str, seconds: float) -> None:
+        """Raises `EngineAwayError` when the engine does not take the signal in time; it may take it later."""
         self._asked_to_end = True
-        # A container that has ended, or is gone, needs no signal.
-        with suppress(ConflictError, MissingError), self._engine.asked("ending a module") as api:
-            api.kill(self._container.id, signal=name)
+        seconds = _HUNG_SECONDS if self._hangs else seconds
+        connecting = min(seconds, SIGNAL_SECONDS)
+        began = time.monotonic()
+        try:
+            # A container that has ended, or is gone, needs no signal.
+            with (
+                suppress(ConflictError, MissingError),
+                self._engine.asked("ending a module", connecting_seconds=connecting) as api,
+            ):
+                api.signal_container(self._container.id, name, seconds)
+        except EngineAwayError:
+            self._hangs = time.monotonic() - began >= connecting
+            raise
+        self._hangs = False
 
     # -- on the thread -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from tests.peers import wait_until
 from mercure.core.errors import TransientError
 from mercure.core.processing import Limits, ModuleSpec, Running, RunOrder
 from mercure.runners.docker import DockerRunner
-from mercure.runners.docker_engine import DockerEngine, MissingError, remove_container
-from mercure.runners.docker_running import DockerRunning, Followed
+from mercure.runners.docker_engine import DockerEngine, EngineAwayError, MissingError, remove_container
+from mercure.runners.docker_running import SIGNAL_SECONDS, DockerRunning, Followed
 
 __all__ = ["nothing_is_left_open_fixture"]
 
@@ -32,6 +33,13 @@ BUSY = gives({"message": f"removal of container {CONTAINER} is already in progre
 
 def log(content: bytes, *, whole: bool = True) -> Answer:
     return streams(content, whole=whole, content_type="application/vnd.docker.multiplexed-stream")
+
+
+def silent(link: socket.socket) -> bool:
+    """A log into which nothing is written for the time being."""
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\nTransfer-Encoding: chunked"
+    link.sendall(f"{head}\r\n\r\n".encode())
+    return True
 
 
 def frame(text: bytes) -> bytes:
@@ -169,6 +177,75 @@ def test_an_engine_that_breaks_off_when_asked_how_it_ended_is_asked_again(tmp_pa
         assert ended(running) == 5
 
     assert followers.written == b"all"
+
+
+# -- an engine that hangs --------------------------------------------------------------------------------------------
+
+
+def hangs(link: socket.socket) -> bool:
+    """Take the request and say nothing, until whoever asked has enough of it."""
+    link.recv(1)
+    return False
+
+
+def test_a_module_is_not_ended_by_an_engine_that_hangs_and_nobody_waits_for_that(
+    tmp_path: Path, followers: Followers
+) -> None:
+    owed: list[str] = []
+    answers = {"GET /logs": silent, "GET /json": gives(inspected("running")), "POST /kill": hangs}
+    with engine_that(tmp_path, answers) as breaking:
+        running = followers.follow(breaking.host, owed=owed.append)
+        wait_until(lambda: f"GET /containers/{CONTAINER}/logs" in breaking.asked, "it is followed", seconds=SECONDS)
+        breaking.answers = dict.fromkeys(["GET /version", *answers, f"DELETE /{CONTAINER}"], hangs)
+        began = time.monotonic()
+        for call in (running.stop, running.kill, running.close):
+            with pytest.raises(EngineAwayError, match="does not answer"):
+                call()
+
+        assert time.monotonic() - began < 2 * SIGNAL_SECONDS
+        assert owed == [CONTAINER]
+
+
+def test_an_engine_that_hung_once_is_given_its_time_again_when_it_answers(tmp_path: Path, followers: Followers) -> None:
+    def late(link: socket.socket) -> bool:
+        time.sleep(2.0)
+        return gives({})(link)
+
+    kill = in_turn(hangs, gives({}), late)
+    answers = {"GET /logs": silent, "GET /json": gives(inspected("running")), "POST /kill": kill}
+    with engine_that(tmp_path, answers) as breaking:
+        running = followers.follow(breaking.host)
+        with pytest.raises(EngineAwayError):
+            running.stop()
+        running.stop()
+        running.stop()
+
+        assert breaking.asked.count(f"POST /containers/{CONTAINER}/kill") == 3
+
+
+def test_who_asks_an_engine_does_not_wait_for_another_who_waits_for_it(tmp_path: Path) -> None:
+    with engine_that(tmp_path, {"GET /version": hangs}) as breaking:
+        engine = DockerEngine(breaking.host, timeout_seconds=2 * SECONDS)
+        outcomes: list[Exception] = []
+
+        def patient() -> None:
+            try:
+                with engine.asked("waiting"):
+                    pass
+            except EngineAwayError as error:
+                outcomes.append(error)
+
+        waiting = threading.Thread(target=patient)
+        waiting.start()
+        wait_until(lambda: breaking.asked, "the engine is asked", seconds=SECONDS)
+        began = time.monotonic()
+        with pytest.raises(EngineAwayError), engine.asked("asking", connecting_seconds=0.2):
+            pass
+        assert time.monotonic() - began < SECONDS
+        assert not outcomes
+        breaking.close()
+        waiting.join(SECONDS)
+        assert len(outcomes) == 1
 
 
 # -- removal ---------------------------------------------------------------------------------------------------------
