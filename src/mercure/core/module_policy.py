@@ -66,13 +66,16 @@ def check_docker_arguments(arguments: Mapping[str, Json]) -> list[Fault]:
 def root_trouble(module: ModuleSpec, user_id: int) -> str:
     """Say why a module cannot run under a service of this user, or "".
 
-    Only root can read and remove whatever root leaves in an output folder, and nothing with more rights than the
-    service ever tidies up behind a module.
+    A command has the user of the service. A container could be root, but only root can read and remove whatever root
+    leaves in an output folder, and nothing with more rights than the service ever tidies up behind a module.
     """
     if not module.requires_root or user_id == 0:
         return ""
+    reason = "cannot make a command run as root"
+    if module.runner == "docker":
+        reason = "could not read or remove what root writes"
     return (
-        f"it requires root, and user {user_id}, as which this runs, could not read or remove what it writes: "
+        f"it requires root, and user {user_id}, as which this runs, {reason}: "
         "run the services as root, or the module without requires_root"
     )
 

@@ -263,4 +263,6 @@ def test_a_symbolic_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
 def test_only_a_service_of_root_can_run_a_module_that_requires_root() -> None:
     plain, rooted = ModuleSpec("m", "docker"), ModuleSpec("m", "docker", requires_root=True)
     assert root_trouble(rooted, 0) == root_trouble(plain, 0) == root_trouble(plain, 65_534) == ""
-    assert "user 65534" in root_trouble(rooted, 65_534)
+    assert "user 65534, as which this runs, could not read" in root_trouble(rooted, 65_534)
+    command = ModuleSpec("m", "process", requires_root=True)
+    assert "cannot make a command run as root" in root_trouble(command, 65_534)
