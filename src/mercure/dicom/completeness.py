@@ -5,7 +5,8 @@ value is read: a value of defined length is jumped over, one of undefined length
 delimiter. The bytes come from a stranger: whatever they are, the walk returns or raises `BrokenDataSetError`, needs a
 fixed amount of memory, and makes no more steps than it is allowed.
 
-What stands in a value of defined length is not looked at, nor is what the elements mean.
+What stands in a value of defined length is not looked at, nor is what the elements mean. Zeros up to the end of a
+block are taken: media and archives have left them behind many a file, and whoever copies it keeps them.
 """
 
 import struct
@@ -17,6 +18,10 @@ from mercure.dicom.part10 import FileMeta
 
 MAXIMUM_ELEMENTS = 1 << 24
 """Elements, items and delimiters of one data set that are stepped over: a slide of a million tiles has fewer."""
+
+_MOST_PADDING_BYTES = 4096
+_LEAST_PADDING_BYTES = 2
+"""A single zero may be the first byte of a tag that was cut off."""
 
 _DEEPEST = 64
 """Sequences within sequences."""
@@ -89,8 +94,8 @@ class _Walk:
                     left -= count
                     continue
             data = window[at : at + HEADER_BYTES]
-            if len(data) < 8:
-                self._end(data, position)
+            if len(data) < 8 or not any(data):
+                self._end(position)
                 return
             if not opened:
                 position = self._element(data, position, explicit=self._explicit)
@@ -132,11 +137,17 @@ class _Walk:
             self._last = group << 16 | number, start + begin
         return at, count
 
-    def _end(self, rest: bytes, position: int) -> None:
+    def _end(self, position: int) -> None:
         if self._open:
             raise _cut_off(self._open[-1].tag, self._open[-1].begin)
-        if rest:
-            raise BrokenDataSetError(f"the data set ends with {len(rest)} bytes that are no element, at {position}")
+        size, end = 0, position
+        while (looked := self._source.look(end)) and (rest := looked[0][looked[1] :]):
+            size, end = size + len(rest), end + len(rest)
+            if size > _MOST_PADDING_BYTES or any(rest):
+                size = 0
+                break
+        if end > position and size < _LEAST_PADDING_BYTES:
+            raise BrokenDataSetError(f"the data set ends with bytes that are no element, at {position}")
 
     def _element(self, data: bytes, position: int, *, explicit: bool) -> int:
         """Take the header of an element; return where the next one is: behind its value, or in it."""

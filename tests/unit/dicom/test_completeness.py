@@ -106,16 +106,35 @@ def test_a_data_set_that_ends_in_the_header_of_an_element_is_refused(path: Path,
 def test_trailing_padding_is_taken_and_what_is_no_element_is_not(path: Path) -> None:
     pixels = NAME + element(0x7FE00010, b"OW", b"1234")
     check(path, pixels + element(0xFFFCFFFC, b"OB", bytes(100)))
-    for rest in (b"\0", bytes(7), bytes(8), bytes(512), b"\xff" * 64, NAME, pixels, SEQUENCE_END, ITEM_END, item(b"")):
+    for rest in (
+        b"\0",
+        b"\0" * 5000,
+        bytes(8) + b"1",
+        bytes(4095) + b"1",
+        b"1" + bytes(7),
+        b"\xff" * 64,
+        NAME,
+        pixels,
+        SEQUENCE_END,
+        ITEM_END,
+        item(b""),
+    ):
         with pytest.raises(BrokenDataSetError):
             check(path, pixels + rest)
 
 
-def test_zeros_behind_an_implicit_data_set_are_no_elements(path: Path) -> None:
-    data = struct.pack("<HHI", 0x0010, 0x0010, 4) + b"1234"
-    check(path, data, IMPLICIT_LITTLE)
-    with pytest.raises(BrokenDataSetError, match="cannot be the tag"):
-        check(path, data + bytes(512), IMPLICIT_LITTLE)
+@pytest.mark.parametrize("size", [2, 7, 8, 100, 512, 4096])
+@pytest.mark.parametrize("syntax", [IMPLICIT_LITTLE, EXPLICIT_LITTLE])
+def test_zeros_up_to_the_end_of_a_block_are_no_elements_and_harm_nothing(path: Path, syntax: str, size: int) -> None:
+    data = struct.pack("<HHI", 0x0010, 0x0010, 4) + b"1234" if syntax == IMPLICIT_LITTLE else NAME
+    check(path, data + bytes(size), syntax)
+    with pytest.raises(BrokenDataSetError):
+        check(path, data + bytes(size) + b"1", syntax)
+
+
+def test_zeros_do_not_end_what_is_open(path: Path) -> None:
+    with pytest.raises(BrokenDataSetError, match="ends inside of"):
+        check(path, element(0x00081140, b"SQ", item(NAME, UNDEFINED) + bytes(64), UNDEFINED))
 
 
 def test_sequences_of_undefined_length_are_entered_also_without_vrs_in_what_is_unknown(path: Path) -> None:
@@ -175,7 +194,7 @@ def test_a_deflated_data_set_is_followed_to_its_end(path: Path, size: int) -> No
         whole + bytes(10),
         whole + bytes(100_000),
         deflated(NAME + element(0x7FE00010, b"OW", bytes(size), size + 2)),
-        deflated(NAME + element(0x7FE00010, b"OW", bytes(size)) + bytes(2)),
+        deflated(NAME + element(0x7FE00010, b"OW", bytes(size)) + b"\1\0"),
         b"\xff" * 100,
         b"",
     ]
