@@ -57,6 +57,24 @@ def check(content: bytes) -> None:
         check_ending(file, pydicom.dcmread(file))
 
 
+@pytest.mark.parametrize("size", [2, 7, 8, 12, 512, 4096])
+@pytest.mark.parametrize("syntax", [builders.EXPLICIT_LITTLE, builders.IMPLICIT_LITTLE, builders.EXPLICIT_BIG])
+def test_zeros_up_to_the_end_of_a_block_are_taken_and_do_not_stay(tmp_path: Path, syntax: str, size: int) -> None:
+    made = BytesIO()
+    dataset = builders.dataset("CT")
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dcmwrite(made, dataset, enforce_file_format=True)
+    treated(tmp_path, made.getvalue() + bytes(size))
+    padded = (tmp_path / "out.dcm").rename(tmp_path / "padded.dcm").read_bytes()
+    treated(tmp_path, made.getvalue())
+    assert len(padded) == len((tmp_path / "out.dcm").read_bytes())
+
+
+def test_few_zeros_do_not_end_a_file_when_something_follows() -> None:
+    with pytest.raises(InstanceError, match="cut off"):
+        check(shipped("CT_small.dcm") + bytes(5) + b"1")
+
+
 @pytest.mark.parametrize("size", [2500, 3000, 4000, 5000, 6000, 6285, 6288, 6294, 6300, 39_204])
 def test_a_scan_that_was_cut_off_is_refused(size: int, tmp_path: Path) -> None:
     content = shipped("CT_small.dcm")

@@ -2,6 +2,7 @@
 
 A reader takes a file that was cut off for a shorter one. So the lengths of all elements, sequences and items are
 followed (PS3.5 7.1, 7.5): each must end inside of what holds it, and undefined lengths must have their delimiter.
+Zeros up to the end of a block are taken: media and archives have left them behind many a file. No output has them.
 """
 
 import os
@@ -25,6 +26,8 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DELIMITERS = 0xFFFE
 _LONG_VRS = frozenset(vr.encode("ascii") for vr in EXPLICIT_VR_LENGTH_32)
 _SEQUENCE, _UNKNOWN = b"SQ", b"UN"
+_MOST_PADDING, _LEAST_PADDING = 4096, 2
+"""Bytes. A single zero may be the first byte of a tag that was cut off."""
 _DEEPEST = 40
 """Deeper than what is de-identified: that says so with the name of the instance."""
 
@@ -52,7 +55,7 @@ def check_pixels(dataset: Dataset) -> None:
 
 
 def check_ending(file: BinaryIO, dataset: FileDataset) -> None:
-    """Raise `InstanceError` unless the file that the data set was read from ends exactly where an element does.
+    """Raise `InstanceError` unless the file that the data set was read from ends where an element does, or in zeros.
 
     Moves the position of the file.
     """
@@ -119,6 +122,8 @@ class _Walk:
         """
         implicit = implicit or self._looks_implicit(position)
         while position < end:
+            if not depth and self._is_padding(position, end):
+                return end
             head = self._head(position, end, implicit=implicit)
             if head.tag == _ITEM_END and (delimited or head.value == end):
                 return head.value
@@ -178,6 +183,12 @@ class _Walk:
         if len(content) < 12:
             raise _cut_off()
         return _Head(tag, vr, self._long.unpack_from(content, 8)[0], position + 12)
+
+    def _is_padding(self, position: int, end: int) -> bool:
+        self._file.seek(position)
+        if not _LEAST_PADDING <= end - position <= _MOST_PADDING:
+            return False
+        return not any(self._file.read(end - position))
 
     def _looks_implicit(self, position: int) -> bool:
         self._file.seek(position + 4)
