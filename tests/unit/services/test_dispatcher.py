@@ -602,12 +602,15 @@ def test_a_retry_asks_the_target_at_once_when_the_attempt_that_was_under_way_has
     with scripted_server(fails, fails, [WaitFor(let_go), Close(reset=True)], [ReceiveUntilClosed()]) as peer:
         desk = Desk(layout, {"pacs": node(peer.port, parallel=2)})
         now = desk.clock.now()
-        first, second = (
-            make_job(layout, small_series(tmp_path / name, 1), "pacs", job_id=name, at=now) for name in ("one", "two")
-        )
+        jobs = {
+            name: make_job(layout, small_series(tmp_path / name, 1), "pacs", job_id=name, at=now)
+            for name in ("one", "two")
+        }
         desk.settle()
         desk.clock.advance(100.0)
         desk.until(lambda: len(peer.conversations) == 3, "one of them is tried")
+        first = jobs.pop(str(started_order(desk)[-1]))
+        (second,) = jobs.values()
         controls.retry(layout, second.id, desk.clock.now())
         desk.clock.advance(1.0)
         desk.until(lambda: desk.read(Stage.OUTGOING, second).deliveries[0].attempts == 0, "the retry is noticed")
