@@ -194,7 +194,8 @@ def test_a_module_that_fills_the_disk_fails_alone(tmp_path: Path, series: BuiltS
 
 def cancelled_within(place: Site, job_id: str, seconds: float) -> None:
     began = time.monotonic()
-    assert controls.cancel(place.layout, job_id, datetime.now(UTC)) == "is being stopped"
+    # It is cancelled at once when the processor has let go of it just now, to try it again later.
+    assert controls.cancel(place.layout, job_id, datetime.now(UTC)) in {"is being stopped", "is cancelled"}
     (failed,) = place.wait_for(Stage.ERROR)
     assert failed.reason == "cancelled by an operator"
     assert time.monotonic() - began < seconds
