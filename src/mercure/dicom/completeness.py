@@ -140,14 +140,19 @@ class _Walk:
     def _end(self, position: int) -> None:
         if self._open:
             raise _cut_off(self._open[-1].tag, self._open[-1].begin)
-        size, end = 0, position
-        while (looked := self._source.look(end)) and (rest := looked[0][looked[1] :]):
-            size, end = size + len(rest), end + len(rest)
-            if size > _MOST_PADDING_BYTES or any(rest):
-                size = 0
-                break
-        if end > position and size < _LEAST_PADDING_BYTES:
+        rest = self._rest(position)
+        if rest and (any(rest) or not _LEAST_PADDING_BYTES <= len(rest) <= _MOST_PADDING_BYTES):
             raise BrokenDataSetError(f"the data set ends with bytes that are no element, at {position}")
+
+    def _rest(self, position: int) -> bytes:
+        """Return what stands from a position on: all of it, or more than any padding."""
+        rest = b""
+        while len(rest) <= _MOST_PADDING_BYTES and (looked := self._source.look(position + len(rest))):
+            window, at = looked
+            if at == len(window):
+                break
+            rest += window[at:]
+        return rest
 
     def _element(self, data: bytes, position: int, *, explicit: bool) -> int:
         """Take the header of an element; return where the next one is: behind its value, or in it."""
