@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 
 from mercure.core.errors import SpoolError
@@ -12,6 +13,9 @@ from mercure.spool.trees import copy_tree, remove_tree
 
 COPY_SUFFIX = ".copy"
 """Ends the name, hidden by a dot, of a folder while it is copied from another file system."""
+
+_ABANDONED_SECONDS = 24 * 3600.0
+"""No copy takes so long without a change to its folder. Whoever wants the job again begins it anew anyway."""
 
 
 def fsync_folder(path: str | os.PathLike[str]) -> None:
@@ -151,6 +155,12 @@ def copy_folder(source: Path, target: Path) -> None:
             remove_tree(draft)
         raise
     fsync_folder(target.parent)
+
+
+def is_abandoned(draft: Path) -> bool:
+    """Whether a copy that `copy_folder` began is so old that nobody can be at it any more. Raises `OSError`."""
+    # Not the time of modification: a copy takes that over from the original.
+    return time.time() - os.lstat(draft).st_ctime > _ABANDONED_SECONDS
 
 
 def link_or_copy(source: Path, target: Path) -> None:

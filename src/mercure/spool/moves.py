@@ -9,14 +9,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mercure.core.errors import SpoolError
 from mercure.core.stages import Stage
 from mercure.spool import layout as names
-from mercure.spool.durable import COPY_SUFFIX, copy_folder, give_to_owner, write_durably
+from mercure.spool.durable import COPY_SUFFIX, copy_folder, give_to_owner, is_abandoned, write_durably
 from mercure.spool.job_files import read_task
 from mercure.spool.kept import kept_again_id
 from mercure.spool.layout import Layout
@@ -24,9 +23,6 @@ from mercure.spool.trees import remove_tree
 
 _MOVED_FROM = ".moved-from"
 _GONE = ".gone"
-
-_ABANDONED_SECONDS = 24 * 3600.0
-"""So old is a copy before it goes although its original cannot be found."""
 
 
 def move_job(source: Path, target: Path, stage: Stage) -> None:
@@ -84,8 +80,7 @@ def _remove_cut_off(layout: Layout, draft: Path) -> None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 locks.enter_context(_locked(folder))
                 originals += 1
-        # Not the time of modification: a copy takes that over from the original.
-        if originals or time.time() - os.lstat(draft).st_ctime > _ABANDONED_SECONDS:
+        if originals or is_abandoned(draft):
             remove_tree(draft)
 
 

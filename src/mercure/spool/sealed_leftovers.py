@@ -3,15 +3,11 @@
 import contextlib
 import fcntl
 import os
-import time
 from pathlib import Path
 
 from mercure.spool import layout as names
-from mercure.spool.durable import COPY_SUFFIX
+from mercure.spool.durable import COPY_SUFFIX, is_abandoned
 from mercure.spool.trees import remove_tree
-
-_ABANDONED_SECONDS = 24 * 3600.0
-"""No copy of a job takes so long without a change to its folder. Whoever wants the job again begins it anew anyway."""
 
 
 def sweep_leftover(folder: Path) -> None:
@@ -22,8 +18,7 @@ def sweep_leftover(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         if folder.name.endswith(COPY_SUFFIX):
-            # Not the time of modification: a copy takes that over from the original.
-            if time.time() - os.lstat(folder).st_ctime > _ABANDONED_SECONDS:
+            if is_abandoned(folder):
                 remove_tree(folder)
             return
         if folder.is_symlink():  # the lock file would be that of somebody else

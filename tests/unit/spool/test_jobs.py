@@ -443,7 +443,7 @@ def test_a_copy_whose_original_is_not_there_stays_until_it_is_old(
     (layout.outgoing / "job").mkdir()
     sweep_copies(layout)
     assert draft.exists()
-    monkeypatch.setattr("mercure.spool.moves._ABANDONED_SECONDS", -1.0)
+    monkeypatch.setattr("mercure.spool.durable._ABANDONED_SECONDS", -1.0)
     sweep_copies(layout)
     assert sorted(os.listdir(layout.success)) == [".not a job.copy"]
     assert os.listdir(layout.outgoing) == ["job"], "no link is followed"

@@ -12,7 +12,7 @@ from tests.small_disk import small_disk
 
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage
-from mercure.spool import controls, sealed_leftovers, sealing
+from mercure.spool import controls, sealing
 from mercure.spool import layout as names
 from mercure.spool.layout import Layout
 from mercure.spool.sealed_leftovers import sweep_leftover
@@ -46,7 +46,7 @@ def test_a_copy_stays_until_it_is_abandoned(layout: Layout, monkeypatch: pytest.
     os.utime(draft, (0.0, 0.0))  # it has the time stamp of the job by now
     sweep_leftover(draft)
     assert sorted(os.listdir(draft)) == [names.LOCK_FILE, names.RECEIVED]
-    monkeypatch.setattr(sealed_leftovers, "_ABANDONED_SECONDS", -1.0)
+    monkeypatch.setattr("mercure.spool.durable._ABANDONED_SECONDS", -1.0)
     sweep_leftover(draft)
     assert not draft.exists()
 
