@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.builders import CT_STORAGE, EXPLICIT_LITTLE
+from tests.builders import CT_STORAGE, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from tests.peers import DEADLINE_SECONDS
 
 from mercure.dicom import dimse, pdu, uids
@@ -50,6 +50,27 @@ def store(
     """A C-STORE with its data set."""
     command = dimse.store_request(message_id, sop_class_uid, sop_instance_uid)
     return data_pdus(context_id, 1, command) + data_pdus(context_id, 0, data_set, size=size)
+
+
+def commitment_rq(transfer_syntax: str = IMPLICIT_LITTLE, *, calling: str = "SENDER") -> bytes:
+    """An association request for CT in context 1 and storage commitment in context 3."""
+    commitment = (uids.STORAGE_COMMITMENT_PUSH_MODEL, (transfer_syntax,))
+    return associate_rq([(CT_STORAGE, (EXPLICIT_LITTLE,)), commitment], calling=calling)
+
+
+def commitment_action(data_set: bytes, *, action_type: int = 1, message_id: int = 1) -> bytes:
+    """A request for storage commitment (N-ACTION, PS3.4 J.3.2) in context 3."""
+    command = dimse.encode(
+        {
+            dimse.REQUESTED_SOP_CLASS_UID: uids.STORAGE_COMMITMENT_PUSH_MODEL,
+            dimse.COMMAND_FIELD: dimse.Command.N_ACTION_RQ,
+            dimse.MESSAGE_ID: message_id,
+            dimse.DATA_SET_TYPE: 1,
+            dimse.REQUESTED_SOP_INSTANCE_UID: uids.STORAGE_COMMITMENT_INSTANCE,
+            dimse.ACTION_TYPE_ID: action_type,
+        }
+    )
+    return data_pdus(3, 1, command) + data_pdus(3, 0, data_set)
 
 
 class Caller:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from tests.builders import CT_STORAGE, EXPLICIT_LITTLE
-from tests.peers import DEADLINE_SECONDS, free_port
+from tests.peers import DEADLINE_SECONDS, free_port, pynetdicom_server
 
 Mood = Callable[[evt.Event, str], int]
 """Decides about one instance: the status, after whatever else it does."""
@@ -48,14 +48,11 @@ def peer(mood: Mood, *, port: int | None = None, sop_classes: Sequence[str] = (C
     entity = AE(ae_title="PEER")
     for sop_class in sop_classes:
         entity.add_supported_context(sop_class, EXPLICIT_LITTLE)
-    server = entity.start_server(("127.0.0.1", made.port), block=False, evt_handlers=[(evt.EVT_C_STORE, made.answer)])
-    try:
-        yield made
-    finally:
-        made.recovered.set()
-        entity.shutdown()
-        if server is not None:
-            server.server_close()
+    with pynetdicom_server(entity, [(evt.EVT_C_STORE, made.answer)], port=made.port):
+        try:
+            yield made
+        finally:
+            made.recovered.set()
 
 
 def good(_event: evt.Event, _uid: str) -> int:

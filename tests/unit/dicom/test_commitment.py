@@ -12,7 +12,7 @@ from tests import builders
 from tests.builders import CT_STORAGE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from tests.peers import free_port, wait_until
 from tests.receiver import receiver
-from tests.sender import associate_rq, called, data_pdus, store
+from tests.sender import called, commitment_action, commitment_rq, data_pdus, store
 
 from mercure.dicom import commitment as module
 from mercure.dicom import commitment_sender as sender_module
@@ -55,20 +55,6 @@ def request(*items: Dataset, transaction: str | None = "1.2.840.1", undefined: b
     return dataset
 
 
-def action(data: bytes, *, action_type: int = 1, message_id: int = 1) -> bytes:
-    command = dimse.encode(
-        {
-            dimse.REQUESTED_SOP_CLASS_UID: uids.STORAGE_COMMITMENT_PUSH_MODEL,
-            dimse.COMMAND_FIELD: dimse.Command.N_ACTION_RQ,
-            dimse.MESSAGE_ID: message_id,
-            dimse.DATA_SET_TYPE: 1,
-            dimse.REQUESTED_SOP_INSTANCE_UID: uids.STORAGE_COMMITMENT_INSTANCE,
-            dimse.ACTION_TYPE_ID: action_type,
-        }
-    )
-    return data_pdus(3, 1, command) + data_pdus(3, 0, data)
-
-
 def confirmation(message_id: int) -> bytes:
     return data_pdus(
         3,
@@ -82,10 +68,6 @@ def confirmation(message_id: int) -> bytes:
             }
         ),
     )
-
-
-def asking(transfer_syntax: str = IMPLICIT_LITTLE) -> bytes:
-    return associate_rq([(CT_STORAGE, (EXPLICIT_LITTLE,)), (uids.STORAGE_COMMITMENT_PUSH_MODEL, (transfer_syntax,))])
 
 
 @pytest.fixture
@@ -165,12 +147,12 @@ def test_what_is_in_the_data_folder_is_committed_on_the_same_association(
     service = CommitmentService(layout, {})
     with (
         receiver(tmp_path / "data", commitment=service) as running,
-        called(running.port, asking(transfer_syntax)) as caller,
+        called(running.port, commitment_rq(transfer_syntax)) as caller,
     ):
         caller.send(store(builders.dicom_bytes(part10=False, SOPInstanceUID="1.2.3"), "1.2.3"))
         assert caller.status() == 0
         asked = request(reference("1.2.3"), reference("1.2.4"), reference("1.2.3", MR_STORAGE))
-        caller.send(action(encoded(asked, transfer_syntax)))
+        caller.send(commitment_action(encoded(asked, transfer_syntax)))
         assert caller.status() == 0
         report = caller.response()
         assert report.command == dimse.Command.N_EVENT_REPORT_RQ
@@ -186,7 +168,7 @@ def test_what_is_in_the_data_folder_is_committed_on_the_same_association(
         )
         assert caller.data_set() == data
         caller.send(confirmation(report.message_id))
-        caller.send(action(encoded(request(reference("1.2.3")), transfer_syntax), message_id=2))
+        caller.send(commitment_action(encoded(request(reference("1.2.3")), transfer_syntax), message_id=2))
         assert caller.status() == 0
         report = caller.response()
         assert report.number(dimse.EVENT_TYPE_ID) == 1
@@ -198,9 +180,9 @@ def test_what_is_in_the_data_folder_is_committed_on_the_same_association(
 @pytest.mark.parametrize(
     ("message", "status"),
     [
-        (action(b"no data set"), dimse.INVALID_ARGUMENT),
-        (action(encoded(request(), IMPLICIT_LITTLE)), dimse.INVALID_ARGUMENT),
-        (action(encoded(request(reference("1.2")), IMPLICIT_LITTLE), action_type=2), dimse.NO_SUCH_ACTION),
+        (commitment_action(b"no data set"), dimse.INVALID_ARGUMENT),
+        (commitment_action(encoded(request(), IMPLICIT_LITTLE)), dimse.INVALID_ARGUMENT),
+        (commitment_action(encoded(request(reference("1.2")), IMPLICIT_LITTLE), action_type=2), dimse.NO_SUCH_ACTION),
     ],
 )
 def test_an_action_that_cannot_be_done_is_refused_and_not_reported(
@@ -208,7 +190,7 @@ def test_an_action_that_cannot_be_done_is_refused_and_not_reported(
 ) -> None:
     with (
         receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
-        called(running.port, asking()) as caller,
+        called(running.port, commitment_rq()) as caller,
     ):
         caller.send(message)
         assert caller.status() == status
@@ -222,14 +204,14 @@ def test_a_peer_that_confirms_nothing_is_stopped_at_a_limit(
     data = encoded(request(reference("1.2.3")), IMPLICIT_LITTLE)
     with (
         receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
-        called(running.port, asking()) as caller,
+        called(running.port, commitment_rq()) as caller,
     ):
         for number in (1, 2):
-            caller.send(action(data, message_id=number))
+            caller.send(commitment_action(data, message_id=number))
             assert caller.status() == 0
             caller.response()
             caller.data_set()
-        caller.send(action(data, message_id=3))
+        caller.send(commitment_action(data, message_id=3))
         assert caller.status() == module.RESOURCE_LIMITATION
 
 
@@ -238,9 +220,9 @@ def test_a_report_without_a_port_to_send_it_to_is_named_in_the_log(
 ) -> None:
     with (
         receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
-        called(running.port, asking()) as caller,
+        called(running.port, commitment_rq()) as caller,
     ):
-        caller.send(action(encoded(request(reference("1.2.3")), IMPLICIT_LITTLE)))
+        caller.send(commitment_action(encoded(request(reference("1.2.3")), IMPLICIT_LITTLE)))
         assert caller.status() == 0
         caller.response()
         caller.data_set()
@@ -257,20 +239,20 @@ def test_what_one_association_leaves_unconfirmed_refers_to_a_limited_number_of_i
     two = encoded(request(reference("1.3.1"), reference("1.3.2")), IMPLICIT_LITTLE)
     with (
         receiver(tmp_path / "data", commitment=CommitmentService(layout, {})) as running,
-        called(running.port, asking()) as caller,
+        called(running.port, commitment_rq()) as caller,
     ):
-        caller.send(action(three, message_id=1))
+        caller.send(commitment_action(three, message_id=1))
         assert caller.status() == 0
         first = caller.response().message_id
         caller.data_set()
-        caller.send(action(three, message_id=2))
+        caller.send(commitment_action(three, message_id=2))
         assert caller.status() == module.RESOURCE_LIMITATION
-        caller.send(action(two, message_id=3))
+        caller.send(commitment_action(two, message_id=3))
         assert caller.status() == 0
         caller.response()
         caller.data_set()
         caller.send(confirmation(first))
-        caller.send(action(three, message_id=4))
+        caller.send(commitment_action(three, message_id=4))
         assert caller.status() == 0
 
 

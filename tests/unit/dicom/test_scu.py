@@ -2,7 +2,8 @@
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -514,8 +515,9 @@ def test_echo_of_a_peer_that_dies_is_transient_and_needs_no_release() -> None:
         echo(peer_at(server.port))
 
 
-def commitment_requester(received: list[tuple[int | None, int]]) -> tuple[AE, object]:
-    """A storage commitment SCU that waits for reports on new associations: pynetdicom."""
+@contextmanager
+def commitment_requester(received: list[tuple[int | None, int]]) -> Iterator[int]:
+    """A storage commitment SCU that waits for reports on new associations: pynetdicom, at a port."""
 
     def on_report(event: evt.Event) -> tuple[int, None]:
         received.append((event.event_type, len(event.event_information.ReferencedSOPSequence)))
@@ -523,10 +525,8 @@ def commitment_requester(received: list[tuple[int | None, int]]) -> tuple[AE, ob
 
     entity = AE(ae_title="REQUESTER")
     entity.add_supported_context(uids.STORAGE_COMMITMENT_PUSH_MODEL, scu_role=False, scp_role=True)
-    server = entity.start_server(
-        ("127.0.0.1", peers.free_port()), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
-    )
-    return entity, server
+    with peers.pynetdicom_server(entity, [(evt.EVT_N_EVENT_REPORT, on_report)]) as port:
+        yield port
 
 
 def report_data_set() -> bytes:
@@ -538,13 +538,8 @@ def report_data_set() -> bytes:
 
 def test_a_storage_commitment_result_is_reported_in_the_role_of_the_scp() -> None:
     received: list[tuple[int | None, int]] = []
-    entity, server = commitment_requester(received)
-    try:
-        port = server.server_address[1]  # type: ignore[attr-defined]
+    with commitment_requester(received) as port:
         status = send_event_report(Peer("127.0.0.1", port, "REQUESTER"), 1, report_data_set())
-    finally:
-        entity.shutdown()
-        server.server_close()  # type: ignore[attr-defined]
 
     assert status == 0
     assert received == [(1, 1)]
