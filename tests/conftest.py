@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 from tests import peers
 
+from mercure.spool.layout import Layout
+
 # A shell lets what it starts in the background ignore SIGINT, nohup lets it ignore SIGHUP, and what the tests start
 # would inherit that.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -31,6 +33,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MERCURE_") and name not in {"MERCURE_TORTURE", "MERCURE_NO_INSTALL"}:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A data folder with nothing in it."""
+    made = Layout.under(tmp_path / "data")
+    made.create()
+    return made
 
 
 @pytest.fixture

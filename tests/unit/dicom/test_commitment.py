@@ -70,13 +70,6 @@ def confirmation(message_id: int) -> bytes:
     )
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
-
-
 @pytest.mark.parametrize("undefined", [False, True])
 @pytest.mark.parametrize("transfer_syntax", SYNTAXES)
 def test_a_request_is_read_in_every_encoding(transfer_syntax: str, undefined: bool) -> None:

@@ -79,13 +79,6 @@ def running_worker() -> Iterator[Control]:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
-
-
-@pytest.fixture
 def settings(layout: Layout) -> WorkerSettings:
     return WorkerSettings(folders=layout_folders(layout), min_free_bytes=0)
 

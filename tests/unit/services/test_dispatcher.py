@@ -52,13 +52,6 @@ EAGER = RetryPolicy(0.05, 0.2)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.under(tmp_path / "data")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
 def series(tmp_path: Path) -> BuiltSeries:
     return small_series(tmp_path / "series", 3)
 

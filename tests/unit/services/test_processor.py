@@ -28,13 +28,6 @@ from mercure.spool.layout import Layout
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.under(tmp_path / "data")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
 def series(tmp_path: Path) -> BuiltSeries:
     return small_series(tmp_path / "series", 3)
 

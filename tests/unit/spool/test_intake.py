@@ -23,13 +23,6 @@ NOW = datetime(2024, 5, 17, tzinfo=UTC)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
-
-
-@pytest.fixture
 def intake(layout: Layout) -> Intake:
     return Intake(layout)
 

@@ -1,17 +1,8 @@
 from pathlib import Path
 
-import pytest
-
 from mercure.core.stages import Stage
 from mercure.spool.inventory import find_copies, find_instances
 from mercure.spool.layout import Layout
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
 
 
 def put(folder: Path, name: str) -> str:

@@ -17,13 +17,6 @@ ORIGIN = Origin("SENDER", "MERCURE", "10.0.0.1")
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
-
-
-@pytest.fixture
 def broken(tmp_path: Path) -> Path:
     path = tmp_path / "draft"
     path.write_bytes(b"not understood")

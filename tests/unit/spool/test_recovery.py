@@ -24,13 +24,6 @@ ORIGIN = Origin("SENDER", "MERCURE", "10.0.0.1")
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout.under(tmp_path / "data")
-    made.create()
-    return made
-
-
-@pytest.fixture
 def dead(layout: Layout) -> Path:
     """The folder of a worker that is no more: its lock file is there, and free."""
     folder = layout.drafts / "4711-deadbeef"

@@ -21,13 +21,6 @@ from mercure.spool.trees import copy_tree
 SEAL = ".20260101T120000-0000000001"
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.under(tmp_path / "data")
-    layout.create()
-    return layout
-
-
 def test_a_seal_without_a_name_goes_once_its_router_is_dead(layout: Layout) -> None:
     folder = layout.sealed / SEAL
     folder.mkdir()

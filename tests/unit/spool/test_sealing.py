@@ -25,13 +25,6 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.under(tmp_path / "data")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
 def series(tmp_path: Path) -> BuiltSeries:
     return small_series(tmp_path / "series", 3)
 

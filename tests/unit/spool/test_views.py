@@ -22,13 +22,6 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout.under(tmp_path / "data")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
 def series(tmp_path: Path) -> BuiltSeries:
     return small_series(tmp_path / "series", 2)
 
