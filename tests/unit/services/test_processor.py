@@ -390,7 +390,7 @@ def test_a_persistence_folder_is_for_one_job_at_a_time(layout: Layout, tmp_path:
     assert (tmp_path / "persistence" / "shared" / "count").read_text() == "4"
 
 
-def test_urgent_jobs_go_first_and_off_peak_ones_wait(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
+def test_urgent_jobs_go_first(layout: Layout, tmp_path: Path, series: BuiltSeries) -> None:
     desk = Desk(layout, tmp_path, max_parallel=1)
     desk.module("note", NOTES)
     normal = desk.job(series, "note", job_id="normal")
