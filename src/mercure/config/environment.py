@@ -1,6 +1,7 @@
 """What the environment of the process says about the configuration."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ DEFAULT_FOLDER: Final = "/opt/mercure/config"
 FILE_NAME: Final = "mercure.json"
 _UNSET: Final = ("", "false")
 _YES: Final = ("1", "true", "yes", "on")
+_BETWEEN_VOLUMES: Final = re.compile("[;:,]")
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -48,13 +50,14 @@ def with_tls_of_environment(nested: dict[str, Any], environment: Mapping[str, st
 def with_volumes_of_environment(nested: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the sections with the folders of MERCURE_PROCESSOR_EXTRA_VOLUMES among the allowed roots of volumes.
 
-    Several are separated by colons or commas; empty or "false" says nothing, as in existing installations.
+    Several are separated by semicolons, as in existing installations, or by colons or commas. Empty or "false" says
+    nothing, as there.
     """
     named = environment.get("MERCURE_PROCESSOR_EXTRA_VOLUMES", "").strip()
     processor = nested.get("processor", {})
     if named.lower() in _UNSET or not isinstance(processor, dict):
         return nested
-    extra = [path.strip() for path in named.replace(",", ":").split(":") if path.strip()]
+    extra = [path.strip() for path in _BETWEEN_VOLUMES.split(named) if path.strip()]
     if not all(os.path.isabs(path) for path in extra):
         raise InvalidConfigError([Problem("", "MERCURE_PROCESSOR_EXTRA_VOLUMES must name absolute paths")])
     roots = processor.get("allowed_volume_roots", [str(root) for root in ProcessorSection().allowed_volume_roots])

@@ -148,14 +148,15 @@ def test_volumes_lie_below_the_roots_of_the_file_and_of_the_environment(tmp_path
                  for name, root in (("mine", mine), ("extra", extra))},
     )  # fmt: skip
     assert list(_loaded(value).config.modules) == ["mine"]
-    assert list(_loaded(value, MERCURE_PROCESSOR_EXTRA_VOLUMES=f"/srv/a,{extra}").config.modules) == ["mine", "extra"]
+    assert list(_loaded(value, MERCURE_PROCESSOR_EXTRA_VOLUMES=f"/srv/a;{extra}").config.modules) == ["mine", "extra"]
 
 
 def test_the_environment_adds_to_the_default_root_in_both_forms(tmp_path: Path) -> None:
     forms: list[dict[str, Any]] = [{"mercure": {}}, {"port": 104}]
     for value in forms:
-        roots = _loaded(value, MERCURE_PROCESSOR_EXTRA_VOLUMES=f"{tmp_path}:/srv/x").config.processor
-        assert roots.allowed_volume_roots == (Path("/opt/mercure/processor_volumes"), tmp_path, Path("/srv/x"))
+        for named in (f"{tmp_path};/srv/x", f"{tmp_path}:/srv/x", f"{tmp_path},/srv/x", f" ;{tmp_path} ; /srv/x;"):
+            roots = _loaded(value, MERCURE_PROCESSOR_EXTRA_VOLUMES=named).config.processor.allowed_volume_roots
+            assert roots == (Path("/opt/mercure/processor_volumes"), tmp_path, Path("/srv/x"))
         assert _loaded(value, MERCURE_PROCESSOR_EXTRA_VOLUMES=" False ").config.processor == ProcessorSection()
 
 
