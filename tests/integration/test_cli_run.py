@@ -55,6 +55,11 @@ def wait_for_job(site: Site, state: str, *places: str) -> dict[str, Any]:
     return jobs(site, *places)[0]
 
 
+def timeline(site: Site, job: dict[str, Any]) -> list[str]:
+    """What the journal and the job say of its way, in order."""
+    return [one["what"] for one in site("queue", "show", job["job"], "--json").json["timeline"]]
+
+
 def test_it_says_where_it_listens_and_stops_in_order(site: Site) -> None:
     with site.running() as running:
         assert f"ready: receiving DICOM on port {site.configuration['receiver']['port']}" in running.log
@@ -79,11 +84,12 @@ def test_a_deferred_job_is_seen_retried_and_delivered(site: Site) -> None:
             done = wait_for_job(site, "done", "success")
             assert done["job"] == job["job"]
             assert len(node.files()) == len(series.files)
-        what = [one["what"] for one in site("queue", "show", job["job"], "--json").json["timeline"]]
+        # The folder is moved first and the journal is told then.
+        peers.wait_until(lambda: timeline(site, job)[-1] == "moved to success/", "the move is in the journal")
+        what = timeline(site, job)
         assert what[0] == "first instance received"
         assert any(one.startswith("pacs: attempt failed") for one in what)
         assert any(one.startswith("retried: by an operator") for one in what)
-        assert what[-1] == "moved to success/"
         assert "Traceback" not in running.log
         assert "SYNTHETIC" not in running.log
     kinds = documented()
