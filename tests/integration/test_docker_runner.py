@@ -252,12 +252,35 @@ def test_read_only_root_can_be_switched_off_for_modules_that_need_it(site: Site)
     assert site.run("touch /etc/x /tmp/x", docker_arguments={"read_only": False}) == 0
 
 
-def test_a_module_has_no_network(site: Site) -> None:
-    site.run("ls /sys/class/net; echo x | nc -w 5 192.0.2.1 80; wc -l < /proc/net/route")
+def networks_of(site: Site, script: str, **module: Any) -> tuple[str, set[str]]:
+    """The network mode of a container that runs a script, and the networks of the engine that it is in."""
+    running = site.runner.start(site.order(f"{script}; {WAITS}", **module))
+    try:
+        site.until_written("began\n")
+        inspected = site.inspect()
+        (site.out / "go").touch()
+        assert ended(running) == 5
+        return inspected["HostConfig"]["NetworkMode"], set(inspected["NetworkSettings"]["Networks"])
+    finally:
+        running.close()
 
+
+def test_a_module_has_no_network(site: Site) -> None:
+    script = "ls /sys/class/net; echo x | nc -w 5 192.0.2.1 80; wc -l < /proc/net/route"
+
+    # An engine without a bridge gives no container a network: what the module sees does not say whose doing that is.
+    assert networks_of(site, script) == ("none", {"none"})
     # What goes to stdout and to stderr comes on two streams: their order says nothing.
     assert site.text.count("Network is unreachable") == 1
-    assert sorted(line for line in site.text.splitlines() if "unreachable" not in line) == ["1", "lo"]
+    seen = [line for line in site.text.splitlines() if "unreachable" not in line]
+    assert sorted(seen) == ["1", "began", "lo", "went on"]
+
+
+def test_a_module_that_says_so_is_in_the_network_of_the_engine(site: Site) -> None:
+    mode, networks = networks_of(site, "true", network_enabled=True)
+
+    assert mode not in {"none", "host"}
+    assert networks == {"bridge"}
 
 
 def test_a_module_has_no_capability_and_gets_no_privilege(site: Site) -> None:
