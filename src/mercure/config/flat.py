@@ -1,14 +1,16 @@
-"""The flat form of existing files, translated into ours. The only file that knows its keys.
+"""The flat form of existing files, translated into ours. Only this file and `flat_empty` know its keys.
 
 `translate` keeps everything that the flat form can say. Defaults that differ from ours are written out, so that an
 installation behaves as before: `DEFAULTS`. Values are not checked here, only moved, renamed and converted in unit; the
 schema checks them afterwards, and `Translation.origin` leads from its findings back to the keys of the file.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mercure.config.flat_empty import PERSISTENCE_FOLDER, PORT, filled, says_nothing
 from mercure.config.json_text import JsonPath
 from mercure.config.problems import path_text, unknown_key
 
@@ -91,7 +93,6 @@ _TARGET_KEYS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 _NEVER: Final = "False"
 _ONE_ATTEMPT: Final = "which means one attempt, as before"
-_PORT: Final = 11112
 _EVERY_TARGET: Final = ("target_type", "contact", "comment", "direction")
 _TARGET_NAMES: Final = {
     "ip": "host",
@@ -118,12 +119,10 @@ _MODULE_KEYS: Final = (
     "gpus", "gpu_memory_limit", "output_limit_gb", "max_parallel",
 )  # fmt: skip
 """Those of existing files, and from command on those that are new: a flat file may have them as well."""
-_JSON_TEXTS: Final = ("additional_volumes", "environment", "docker_arguments")
-_UNSET: Final = ("", "false")
 _RENAMED_IN_ENTRIES: Final = {"targets": _TARGET_NAMES, "rules": _RULE_NAMES, "modules": {}}
 
 DEFAULTS: Final[dict[Place, Any]] = {
-    ("mercure", "persistence_folder"): "/opt/mercure/persistence",
+    ("mercure", "persistence_folder"): PERSISTENCE_FOLDER,
     ("mercure", "retention_days"): 3.0,
     ("dispatcher", "retry_delay"): 900,
     ("dispatcher", "retry_max"): 5,
@@ -133,6 +132,11 @@ DEFAULTS: Final[dict[Place, Any]] = {
 
 Besides: the delay between attempts stays constant (retry_max_delay is retry_delay), a rule without an expression never
 holds, and a module has the network."""
+
+_INTERVALS: Final = ("router_scan_interval", "dispatcher_scan_interval", "cleaner_scan_interval")
+_SHORTEST: Final = 0.01
+_OFFPEAK: Final = ("offpeak_start", "offpeak_end")
+_MIDNIGHT: Final = "00:00"
 
 OURS_BY_FLAT_NAME: Final = {
     name: ".".join(place)
@@ -215,6 +219,7 @@ def translate(flat: dict[str, Any]) -> Translation:
             put(made, flat[name])
         elif name in flat:
             made.failures.append(((name,), "must be an object"))
+    _keep_whole_day(made, flat)
     _write_defaults(made)
     return made
 
@@ -225,15 +230,33 @@ def _put_value(made: Translation, name: str, ours: Place, value: Any) -> None:
         made.changes.append(f"retention (seconds) becomes {path_text(ours)} (days)")
     else:
         made.changes.append(f"{name} becomes {path_text(ours)}")
-    if name == "influxdb_token" and value == "":
-        value = None
-    elif name == "port" and value in (None, ""):
-        value = _PORT
+    if name in _INTERVALS and _is_zero(value):
+        value = _SHORTEST
+        made.changes.append(f"{name} is 0, which means without a pause: {path_text(ours)} becomes {_SHORTEST}")
     elif name == "retry_max" and _is_zero(value):
         value = 1
         made.changes.append(f"retry_max is 0, {_ONE_ATTEMPT}: {path_text(ours)} becomes 1")
         made.notes.append((ours, f"is 0, {_ONE_ATTEMPT}; our own form has 1 for that, and 0 for no end"))
-    made.put(ours, (name,), value)
+    _put_filled(made, ours, (name,), value)
+
+
+def _put_filled(made: Translation, ours: Place, theirs: JsonPath, value: Any) -> None:
+    """Set a value, or what it stands for when it is empty."""
+    meant = filled(ours, value)
+    if meant != value:
+        made.changes.append(f"{path_text(theirs)} is empty: {path_text(ours)} becomes {json.dumps(meant)}")
+    made.put(ours, theirs, meant)
+
+
+def _keep_whole_day(made: Translation, flat: dict[str, Any]) -> None:
+    """Make the whole day off-peak when one of its hours is empty, as it was before: start and end are then equal."""
+    empty = next((name for name in _OFFPEAK if flat.get(name) == ""), None)
+    if empty is None:
+        return
+    for name in _OFFPEAK:
+        made.put(_TOP[name], (name,), _MIDNIGHT)
+    both = " and ".join(path_text(_TOP[name]) for name in _OFFPEAK)
+    made.changes.append(f"{empty} is empty, which means the whole day: {both} become {_MIDNIGHT}")
 
 
 def _is_zero(value: Any) -> bool:
@@ -258,7 +281,7 @@ def _put_group(made: Translation, group: str, value: Any) -> None:
     known = _GROUPS[group]
     for name, item in value.items():
         if name in known:
-            made.put(known[name], (group, name), item)
+            _put_filled(made, known[name], (group, name), item)
             if (group, name) != known[name]:
                 made.changes.append(f"{group}.{name} becomes {path_text(known[name])}")
         else:
@@ -274,11 +297,11 @@ def _put_targets(made: Translation, targets: dict[str, Any]) -> None:
         if isinstance(value, dict):
             kind = value.get("target_type")
             own = _TARGET_KEYS.get(kind, ()) if isinstance(kind, str) else ()
-            kept = {key: item for key, item in value.items() if not (key == "aet_source" and item == "")}
+            kept = dict(value)
             if own or kind == "dummy":
                 if kind in ("dicom", "dicomtls") and value.get("port", 0) in (None, ""):
-                    kept["port"] = _PORT
-                    made.changes.append(f"{path_text((*path, 'port'))} is empty: it becomes {_PORT}, as it was before")
+                    kept["port"] = PORT
+                    made.changes.append(f"{path_text((*path, 'port'))} is empty: it becomes {PORT}, as it was before")
                 made.nested["targets"][name] = _renamed(made, path, path, kept, (*_EVERY_TARGET, *own))
 
 
@@ -307,13 +330,7 @@ def _put_modules(made: Translation, modules: dict[str, Any]) -> None:
         made.nested["modules"][name] = value
         made.origins[path] = path
         if isinstance(value, dict):
-            given = {key: item for key, item in value.items() if not _is_unset(key, item)}
-            made.nested["modules"][name] = {"network_enabled": True} | _renamed(made, path, path, given, _MODULE_KEYS)
-
-
-def _is_unset(key: str, value: Any) -> bool:
-    """Whether a key that holds JSON as text says nothing: empty, or false in any case."""
-    return key in _JSON_TEXTS and isinstance(value, str) and value.strip().lower() in _UNSET
+            made.nested["modules"][name] = {"network_enabled": True} | _renamed(made, path, path, value, _MODULE_KEYS)
 
 
 def _renamed(
@@ -330,8 +347,10 @@ def _renamed(
             made.left_over.setdefault(ours, {})[key] = value
             continue
         renamed = names.get(key, key)
-        result[renamed] = value
         made.origins[*ours, renamed] = (*theirs, key)
+        if says_nothing(str(ours[0]), key, value):
+            continue
+        result[renamed] = value
         if renamed != key:
             made.changes.append(f"{path_text((*theirs, key))} becomes {renamed}")
     return result

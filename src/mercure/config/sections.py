@@ -166,7 +166,9 @@ class WebguiSection(Frozen):
 class BookkeeperSection(Frozen):
     """`bookkeeper`: the service that writes events to the database."""
 
-    address: str = key("0.0.0.0:8080", "Host and port of the bookkeeper.", pattern=r"^[^\s/@]+:\d{1,5}$")
+    address: str | None = key(
+        "0.0.0.0:8080", "Host and port of the bookkeeper; null: none.", pattern=r"^[^\s/@]+:\d{1,5}$"
+    )
     api_key: Secret | None = key(None, "Token of the bookkeeper's API; a secret.")
     store_sample_dicom_tags: bool = key(False, "Store the header of one instance of each series with its job.")
 
