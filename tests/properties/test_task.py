@@ -76,11 +76,14 @@ jobs = st.builds(
     server=text,
 )
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
-    max_leaves=6,
-)
+
+def json_with(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    """Any JSON. With a NaN, which is no JSON, nothing is equal to itself."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | floats | text,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+        max_leaves=6,
+    )
 
 
 @given(jobs, text)
@@ -88,7 +91,7 @@ def test_a_job_survives_its_file(job: Job, version: str) -> None:
     assert from_json(json.loads(json.dumps(to_json(job, version=version)))) == job
 
 
-@given(json_values)
+@given(json_with(st.floats()))
 def test_any_json_is_read_or_refused(data: Any) -> None:
     with contextlib.suppress(SpoolError):
         assert isinstance(from_json(data), Job)
@@ -99,7 +102,7 @@ def test_a_damaged_file_is_read_or_refused(job: Job, data: st.DataObject) -> Non
     content = json.loads(json.dumps(to_json(job)))
     section = data.draw(st.sampled_from(["info", "dispatch", "mercure", "process", "study"]))
     target = content if data.draw(st.booleans()) or not content[section] else content[section]
-    target[data.draw(st.sampled_from(sorted(target)))] = data.draw(json_values)
+    target[data.draw(st.sampled_from(sorted(target)))] = data.draw(json_with(st.floats(allow_nan=False)))
     try:
         read = from_json(content)
     except SpoolError:

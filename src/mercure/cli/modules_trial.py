@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mercure import __version__
 from mercure.cli.exits import CommandError, Exit
 from mercure.cli.trial_folder import clear_left_behind, trial_folder
 from mercure.core.errors import JobError, PermanentError
@@ -99,7 +100,7 @@ class Trial:
         series = self._series(instances[0])
         job_id = work.name
         job = Job(job_id, "process", series, datetime.now(UTC), tuple(path.name for path in instances))
-        task = {**to_json(job), "process": step_section(self.step)}
+        task = {**to_json(job, version=__version__), "process": step_section(self.step)}
         made, kept = work / names.MODULE_OUTPUT, work / "persistence"
         os.mkdir(made, 0o770)
         if self.spec.persistence:

@@ -1,6 +1,6 @@
 """`mercure rules`: what a rule answers, and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from mercure.core.errors import ConfigError, ExpressionError, MercureError
 from mercure.core.plan import Plan, RoutingRule, RuleTrace, make_plan
 from mercure.core.rules import Evaluation, Expression
 from mercure.core.tags import RECEPTION_TAGS, Tags
-from mercure.dicom.tags_reader import read_tags
+from mercure.dicom.tags_reader import read_tags, tag_names
 
 app = new_app("Try rules on a DICOM file, or on tags given by hand. Nothing is sent, moved or changed.")
 
@@ -61,7 +61,7 @@ def evaluate(
     except ExpressionError as error:
         raise CommandError(_with_caret(text, error), "docs/rules.md describes the language.", Exit.USAGE) from None
     values = _values(file, tag)
-    answer = parsed.evaluate(Tags(values))
+    answer = parsed.evaluate(values)
     hints = _hints(parsed, answer, file)
     if as_json:
         shown = {name: values.get(name) for name in answer.read}
@@ -93,16 +93,17 @@ def _with_caret(text: str, error: ExpressionError) -> str:
     return str(error)
 
 
-def _values(file: Path | None, given: Sequence[str] | None) -> dict[str, str]:
+def _values(file: Path | None, given: Sequence[str] | None) -> Tags:
     if file is None and not given:
         raise CommandError("give --file, --tag, or both", "See `mercure rules test --help`.", Exit.USAGE)
-    values = _tags_of(file, _additional_tags()) if file else {}
+    additional = _additional_tags()
+    values = _tags_of(file, additional) if file else {}
     for one in given or ():
         name, equals, value = one.partition("=")
         if not equals or not name:
             raise CommandError(f"--tag {one!r} is not NAME=VALUE", "Write for example --tag Modality=CT.", Exit.USAGE)
         values[name] = value
-    return values
+    return Tags(values, tag_names(additional) if file else ())
 
 
 def _tags_of(file: Path, additional: Sequence[str]) -> dict[str, str]:
@@ -137,13 +138,12 @@ def _hints(rule: Expression, answer: Evaluation, file: Path | None) -> list[str]
     ]
 
 
-def _print_answer(answer: Evaluation, values: Mapping[str, str], hints: Sequence[str]) -> None:
+def _print_answer(answer: Evaluation, tags: Tags, hints: Sequence[str]) -> None:
     reason = f": {answer.reason}" if answer.reason else ""
     say(f"{_WORDS[answer.outcome]}{clean(reason)}")
     if answer.read or answer.missing:
         say()
         names = list(dict.fromkeys((*answer.read, *answer.missing)))
-        tags = Tags(values)
         rows = [(name, _shown(tags, name, answer)) for name in names]
         print_table([Column("TAG"), Column("VALUE", wraps=True, styles={"(missing)": "yellow"})], rows)
     for hint in hints:
@@ -154,6 +154,8 @@ def _shown(tags: Tags, name: str, answer: Evaluation) -> str:
     value = tags.find(name)
     if value is None:
         return "(missing)"
+    if tags.lacks(tags.exact_name(name) or ""):
+        return '"" (missing: counts as empty)'
     return f'"{value}"' + (" (empty where a number is needed)" if name in answer.missing else "")
 
 
@@ -170,7 +172,7 @@ def try_(
     """
     loaded = installation.configuration()
     rules = routing_rules(loaded)
-    plan = make_plan(Tags(_values(file, tag)), rules, target_states(loaded))
+    plan = make_plan(_values(file, tag), rules, target_states(loaded))
     if as_json:
         print_json({"rules": [asdict(trace) for trace in plan.trace], "jobs": [asdict(job) for job in plan.jobs]})
     else:
@@ -206,4 +208,5 @@ def _print_plan(plan: Plan, rules: Sequence[RoutingRule], loaded: Loaded) -> Non
 
 
 def _tags_asked(trace: RuleTrace) -> str:
-    return ", ".join((*trace.read, *(f"{name} (missing)" for name in trace.missing if name not in trace.read)))
+    names = dict.fromkeys((*trace.read, *trace.missing))
+    return ", ".join(f"{name} (missing)" if name in trace.missing else name for name in names)

@@ -2,10 +2,11 @@
 
 Values are text, as the header reader gives them; several values of one element are joined by backslashes (PS3.5 6.4).
 A `Tags` never changes after it was made, and never shows a value by itself: `repr` gives the number of names only.
+What is read of every series is empty where its instances do not have it, as existing installations have it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 __all__ = ["FILE_TAGS", "RECEPTION_TAGS", "STANDARD_TAGS", "Tags", "is_valid_ae_title", "is_valid_uid"]
@@ -39,13 +40,16 @@ _DELETE = "\x7f"
 class Tags(Mapping[str, str]):
     """Names and values of one series, immutable.
 
-    Item access wants the exact name; `find` ignores case. Raises `TypeError` when a name or a value is not text.
+    `looked_for` are names of what was read of the series: one that `values` does not have is there, empty, and `lacks`
+    says so. Item access wants the exact name; `find` ignores case. Raises `TypeError` when a name or a value is not
+    text.
     """
 
-    __slots__ = ("_names", "_values")
+    __slots__ = ("_lacking", "_names", "_values")
 
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = dict(values)
+    def __init__(self, values: Mapping[str, str], looked_for: Iterable[str] = ()) -> None:
+        self._lacking = frozenset(looked_for).difference(values)
+        self._values = {**dict.fromkeys(looked_for, ""), **values} if self._lacking else dict(values)
         self._names: dict[str, str] | None = None
         for name, value in self._values.items():
             if type(name) is not str or type(value) is not str:
@@ -66,8 +70,12 @@ class Tags(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"Tags({len(self._values)} names)"
 
-    def __reduce__(self) -> tuple[type["Tags"], tuple[dict[str, str]]]:
-        return Tags, (dict(self._values),)
+    def __reduce__(self) -> tuple[type["Tags"], tuple[dict[str, str], tuple[str, ...]]]:
+        return Tags, ({n: v for n, v in self._values.items() if n not in self._lacking}, tuple(self._values))
+
+    def lacks(self, name: str) -> bool:
+        """Whether the tag of this exact name is only there because it was looked for."""
+        return name in self._lacking
 
     def find(self, name: str) -> str | None:
         """Return the value of the tag with this name in any case, or None. The exact name wins, then the first one."""

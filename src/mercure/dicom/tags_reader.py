@@ -60,16 +60,27 @@ def read_tags(path: str | Path, additional: Sequence[str] = ()) -> dict[str, str
     return _texts(found, meta, wanted)
 
 
+def tag_names(additional: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names of all that `read_tags` looks for, in the order in which existing installations write them.
+
+    Additional names that no dictionary knows are not among them.
+    """
+    return _wanted(tuple(additional)).names
+
+
 class _Wanted:
     """The attributes of one reading, prepared once for each set of additional names."""
 
-    __slots__ = ("attributes", "last", "meta", "tags")
+    __slots__ = ("attributes", "last", "meta", "names", "tags")
 
     def __init__(self, attributes: Sequence[Attribute]) -> None:
         self.attributes = [a for a in attributes if a.tag >> 16 > 2 and a.tag <= _BEFORE_PIXEL_DATA]
         self.meta = [a for a in attributes if a.tag >> 16 == 2]
         self.tags = frozenset(attribute.tag for attribute in self.attributes)
         self.last = max(self.tags)
+        standard = [attribute.name for attribute in STANDARD_ATTRIBUTES]
+        names = [attribute.name for attribute in attributes]
+        self.names = tuple(dict.fromkeys((*standard, MEDIA_STORAGE_SOP_CLASS_UID, *names)))
 
 
 @lru_cache(maxsize=16)

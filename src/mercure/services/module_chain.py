@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mercure import __version__
 from mercure.core.errors import CancelledError, PermanentError, SpoolError, TransientError
 from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
 from mercure.core.processing import ModuleRunner, ModuleSpec, Running, RunOrder
@@ -210,7 +211,7 @@ class ChainRun:
         os.rename(draft, self._step_file())
 
     def _task(self, number: int) -> Json:
-        return {**to_json(self.job), "process": step_section(self.steps[number])}
+        return {**to_json(self.job, version=__version__), "process": step_section(self.steps[number])}
 
     def _tags(self, path: Path) -> Mapping[str, str]:
         return tags_for_module(path, self.job.series, self.settings.additional_tags)

@@ -12,14 +12,17 @@ from mercure.core.task import MISSING, SeriesInfo
 from mercure.dicom.completeness import check_whole
 from mercure.dicom.header import read_placing_of
 from mercure.dicom.part10 import read_file_meta
-from mercure.dicom.tags_reader import read_tags
+from mercure.dicom.tags_reader import read_tags, tag_names
 
 _FIRST = ("SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def tags_for_module(path: Path, series: SeriesInfo, additional: Sequence[str] = ()) -> Mapping[str, str]:
-    """Return what stands in the `.tags` file beside an instance: texts by name, in the order that modules know."""
-    tags = read_tags(path, additional)
+    """Return what stands in the `.tags` file beside an instance: texts by name, in the order that modules know.
+
+    What the instance does not have is empty: modules ask for a name without asking whether it is there.
+    """
+    tags = {**dict.fromkeys(tag_names(additional), ""), **read_tags(path, additional)}
     sender = {
         "SenderAddress": series.peer_address or MISSING,
         "SenderAET": series.calling_ae_title or MISSING,

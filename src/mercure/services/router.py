@@ -342,9 +342,9 @@ class Router:
         )
         try:
             tags = representative_tags(sealed, contents, settings.additional_tags)
-            plan = make_plan(Tags(tags), settings.rules, settings.targets, done, forced)
+            plan = make_plan(tags, settings.rules, settings.targets, done, forced)
         except MercureError as error:
-            tags = {}
+            tags = Tags({})
             reason = f"the header of no instance can be read: {error}"
             unknown = PlannedJob(Stage.ERROR, "none", fail_stage=FailStage.ROUTING, reason=reason)
             plan = Plan((unknown,), done=tuple(done))

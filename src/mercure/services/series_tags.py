@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mercure.core.errors import MercureError
+from mercure.core.tags import Tags
 from mercure.core.task import MISSING, SeriesInfo
-from mercure.dicom.tags_reader import read_tags
+from mercure.dicom.tags_reader import read_tags, tag_names
 from mercure.spool.sealing import Contents, Sealed
 
 
-def representative_tags(sealed: Sealed, contents: Contents, additional: Sequence[str]) -> dict[str, str]:
+def representative_tags(sealed: Sealed, contents: Contents, additional: Sequence[str]) -> Tags:
     """Return the tags that the rules are asked about. Raises `MercureError` when no header can be read.
 
     Instances of one kind are alike in what rules look at, so the first one that can be read speaks for all. A mixed
@@ -32,7 +33,7 @@ def representative_tags(sealed: Sealed, contents: Contents, additional: Sequence
     tags["SenderAddress"] = contents.origin.peer_address
     tags["SenderAET"] = contents.origin.calling_ae_title
     tags["ReceiverAET"] = contents.origin.called_ae_title
-    return tags
+    return Tags(tags, tag_names(additional))
 
 
 def _kind(tags: Mapping[str, str]) -> tuple[str, str, str]:

@@ -50,6 +50,14 @@ def test_a_missing_tag_is_said(site: Site) -> None:
     assert "(missing)" in answer.out
 
 
+def test_a_tag_that_the_file_lacks_counts_as_empty_and_is_said(site: Site, image: Path) -> None:
+    answer = site("rules", "test", "tags.SequenceName == ''", "--file", image)
+    assert answer.out.startswith("matched\n")
+    assert '"" (missing: counts as empty)' in answer.out
+    as_json = site("rules", "test", "tags.SequenceName == ''", "--file", image, "--json").json
+    assert (as_json["missing"], as_json["values"]) == (["SequenceName"], {"SequenceName": ""})
+
+
 def test_a_tag_that_the_file_has_and_rules_do_not_see_is_said(site: Site, image: Path) -> None:
     answer = site("rules", "test", "float(tags.SliceLocation) > 1", "--file", image)
     assert "receiver.additional_tags" in answer.out

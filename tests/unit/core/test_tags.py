@@ -56,6 +56,14 @@ def test_tags_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(tags)) == copy.deepcopy(tags) == tags
 
 
+def test_what_was_looked_for_is_there_and_empty_and_known_to_be_lacking() -> None:
+    tags = Tags({"Modality": "CT", "ImageType": "", "Filename": "f"}, ["SequenceName", "Modality", "ImageType"])
+    assert dict(tags) == {"SequenceName": "", "Modality": "CT", "ImageType": "", "Filename": "f"}
+    assert [name for name in tags if tags.lacks(name)] == ["SequenceName"]
+    copied = pickle.loads(pickle.dumps(tags))
+    assert (list(copied), copied.lacks("SequenceName"), copied.lacks("ImageType")) == (list(tags), True, False)
+
+
 @pytest.mark.parametrize("uid", ["1", "1.2.840.10008.1.2", "0.0", "1.02.3", "1." * 31 + "11"])
 def test_uids_of_digits_and_dots_are_valid(uid: str) -> None:
     assert is_valid_uid(uid)

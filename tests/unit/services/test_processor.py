@@ -12,6 +12,7 @@ from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
 from tests.processing_desk import Desk
 
+from mercure import __version__
 from mercure.core.events import EventKind
 from mercure.core.module_result import DynamicRouting
 from mercure.core.processing import Limits
@@ -81,12 +82,23 @@ def test_a_module_finds_what_the_contract_promises(desk: Desk, series: BuiltSeri
     stems = [name.removesuffix(".dcm") for name in job.instances]
     assert seen["files"] == sorted([f"{s}.dcm" for s in stems] + [f"{s}.tags" for s in stems] + ["task.json"])
     assert seen["task"]["id"] == job.id
+    assert seen["task"]["info"]["mercure_version"] == __version__
     assert seen["task"]["process"]["settings"] == settings
     assert seen["task"]["process"]["module_name"] == "look"
     variables = seen["env"]
     assert variables["MERCURE_IN_DIR"] == variables["MONAI_INPUTPATH"] == variables["HOLOSCAN_INPUT_PATH"]
     assert variables["MERCURE_OUT_DIR"] == variables["MONAI_OUTPUTPATH"] == variables["HOLOSCAN_OUTPUT_PATH"]
     assert "MODULE_PERSISTENCE_DIR" not in variables
+
+
+TAGS_OF_MODULES = """
+    Modality BodyPartExamined ProtocolName RetrieveAETitle StationAETitle Manufacturer ManufacturerModelName
+    StudyDescription CodeValue CodeMeaning SeriesDescription PatientName PatientID PatientBirthDate PatientSex
+    AccessionNumber ReferringPhysicianName StudyID SeriesNumber StudyInstanceUID SeriesDate SeriesTime AcquisitionDate
+    AcquisitionTime SequenceName ScanningSequence SequenceVariant MagneticFieldStrength StationName DeviceSerialNumber
+    DeviceUID SoftwareVersions ContrastBolusAgent ImageComments SliceThickness InstanceNumber AcquisitionNumber
+    InstitutionName AcquisitionType ImageType MediaStorageSOPClassUID
+"""
 
 
 def test_the_tags_beside_an_instance_are_those_that_modules_know(desk: Desk, series: BuiltSeries) -> None:
@@ -96,7 +108,9 @@ def test_the_tags_beside_an_instance_are_those_that_modules_know(desk: Desk, ser
     tags = json.loads((desk.place(Stage.SUCCESS, job) / "logs" / "1-look.log").read_text())
     first = ["SpecificCharacterSet", "SeriesInstanceUID", "SOPInstanceUID", "SenderAddress", "SenderAET", "ReceiverAET"]
     assert list(tags)[:6] == first
+    assert " ".join(list(tags)[6:-1]) == " ".join(TAGS_OF_MODULES.split())
     assert list(tags)[-1] == "Filename"
+    assert (tags["SequenceName"], tags["DeviceUID"]) == ("", ""), "what the instance lacks is empty, not absent"
     assert (tags["Modality"], tags["SenderAET"], tags["ReceiverAET"]) == ("CT", "SCANNER", "MERCURE")
     assert tags["SeriesInstanceUID"] == series.series_instance_uid
 

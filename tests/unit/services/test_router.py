@@ -86,6 +86,26 @@ def test_a_series_is_routed_after_the_quiet_time_and_not_before(layout: Layout, 
     assert desk.told == 1
 
 
+def test_what_a_series_lacks_is_empty_for_the_rules_as_it_always_was(layout: Layout, tmp_path: Path) -> None:
+    """Existing rules count on it: whoever does not match is discarded."""
+    series = small_series(tmp_path / "plain", 1, BodyPartExamined=None)
+    rules = [
+        rule("empty", "tags.SequenceName == ''"),
+        rule("or", "'head' in tags.BodyPartExamined.lower() or tags.EchoTime == ''", targets=("research",)),
+        rule("unknown", "tags.KVP == ''"),
+    ]
+    desk = Desk(layout, settings(*rules, additional_tags=("EchoTime", "NoSuchKeyword")))
+    arrive(layout, series)
+    desk.work(10.1)
+    jobs = [read_task(layout.outgoing / job) for job in desk.jobs(Stage.OUTGOING)]
+    assert [job.applied_rule for job in jobs] == ["empty", "or"]
+    assert {trace["rule"]: list(trace["missing"]) for trace in jobs[0].trace} == {
+        "empty": ["SequenceName"],
+        "or": ["BodyPartExamined", "EchoTime"],
+        "unknown": ["KVP"],
+    }
+
+
 def test_each_arrival_moves_the_deadline(layout: Layout, series: BuiltSeries) -> None:
     desk = Desk(layout, settings(rule("all")))
     arrive(layout, series)

@@ -29,8 +29,9 @@ __all__ = ["Evaluation", "Expression", "TagMention"]
 class Evaluation:
     """What a rule said about one series, and why. Names of tags only, never a value.
 
-    `read` are the tags that were looked at, in order. `missing` are those that the series does not have, or that are
-    empty where a number is needed. `reason` is for a person, and empty when the rule simply matched or did not.
+    `read` are the tags that were looked at, in order. `missing` are those that the series does not have, also where
+    they count as empty, or that are empty where a number is needed. `reason` is for a person, and empty when the rule
+    simply matched or did not.
     """
 
     outcome: Literal["matched", "not_matched", "failed"]

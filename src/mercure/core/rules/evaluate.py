@@ -268,6 +268,8 @@ def _tag_is_there(node: Comparison) -> Compiled:
             raise site.end(run, error, name) from None
         if spelled:
             (run.read if there else run.missing)[str(name)] = None
+            if there and run.tags.lacks(str(name)):
+                run.missing[str(name)] = None
         return there is wanted
 
     return test

@@ -73,6 +73,8 @@ class Run:
             return None
         self.read[spelled] = None
         value = tags[spelled]
+        if not value and tags.lacks(spelled):
+            self.missing[spelled] = None
         if len(value) > _FREE_LENGTH:
             self.charge(len(value))
         return value

@@ -54,6 +54,20 @@ def test_asking_for_a_tag_notes_it_as_read_or_missing() -> None:
     assert evaluate("tags.Modality in tags").missing == ()
 
 
+@pytest.mark.parametrize("form", ["tags.EchoTime", "tags.echotime", 'tags["EchoTime"]', "@EchoTime@"])
+@pytest.mark.parametrize("rule", ["{} == ''", "'90' not in {}", "not {}", "{} + 'x' == 'x'"])
+def test_a_tag_that_was_looked_for_counts_as_empty_and_is_named_as_missing(form: str, rule: str) -> None:
+    evaluation = Expression.parse(rule.format(form)).evaluate(Tags({"Modality": "CT"}, ["EchoTime", "Modality"]))
+    assert evaluation == Evaluation("matched", ("EchoTime",), ("EchoTime",), "")
+
+
+def test_a_tag_that_was_looked_for_is_among_the_tags_and_no_number() -> None:
+    tags = Tags({}, ["EchoTime"])
+    among = Expression.parse('"EchoTime" in tags').evaluate(tags)
+    assert among == Evaluation("matched", ("EchoTime",), ("EchoTime",), "")
+    assert Expression.parse("float(tags.EchoTime) < 90").evaluate(tags).missing == ("EchoTime",)
+
+
 @pytest.mark.parametrize("value", ["", "  "])
 @pytest.mark.parametrize(
     ("rule", "operation"),
