@@ -17,7 +17,9 @@ from mercure.cli.exits import CommandError, Exit
 from mercure.cli.folder_watch import FolderWatch
 from mercure.cli.options import new_app
 from mercure.cli.running import belongs_to
+from mercure.config.folders import STAGES
 from mercure.config.load import Loaded
+from mercure.config.sections import MercureSection
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError
 from mercure.spool.layout import Layout
@@ -53,7 +55,7 @@ def run(
     _check_folders(platform)
     platform.stop_on_signals()
     log.info("mercure %s, process %d: %s", __version__, os.getpid(), ", ".join(names))
-    log.info("configuration %s, data folder %s", store.path, loaded.config.mercure.data_folder)
+    log.info("configuration %s, %s", store.path, _where(loaded.config.mercure))
     _warn(loaded)
     _run(platform, names)
     log.info("mercure has stopped")
@@ -64,6 +66,13 @@ def _checked(services: Sequence[str] | None) -> tuple[str, ...]:
     if unknown:
         raise CommandError(f"there is no service {unknown[0]!r}", f"Services: {', '.join(SERVICES)}.", Exit.USAGE)
     return tuple(name for name in SERVICES if not services or name in services)
+
+
+def _where(section: MercureSection) -> str:
+    """Say where the data is: a data folder that does not hold all stages, or is not there at all, says nothing."""
+    if all(section.folder(name).is_relative_to(section.data_folder) for name in STAGES):
+        return f"data folder {section.data_folder}"
+    return f"incoming folder {section.folder('incoming')}"
 
 
 def _check_ports(loaded: Loaded) -> None:
