@@ -48,7 +48,7 @@ class Desk:
         self.processor = Processor(layout, self.settings(), self.clock, self.events, draw=lambda: 0.5)
 
     def settings(self) -> ProcessorSettings:
-        return ProcessorSettings(self.modules, runners={"process": ProcessRunner()}, **self.more)
+        return ProcessorSettings(dict(self.modules), runners={"process": ProcessRunner()}, **self.more)
 
     def module(self, name: str, body: str, **spec: Any) -> None:
         """Give the processor a module that is a Python program."""

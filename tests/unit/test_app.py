@@ -259,6 +259,7 @@ def test_a_changed_configuration_is_taken_by_every_service(tmp_path: Path, monke
     changes.platform.poll_config()
     assert changes.told == {}
     changes.write(receiver={"port": 4242}, targets={"pacs": PACS}, mercure={"series_complete_trigger": 3})
+    assert [*changes.told][:3] == ["dispatcher", "processor", "router"], "each before those that give it jobs"
     receiver, router, processor, dispatcher = (changes.told[name] for name in SERVICES)
     assert isinstance(receiver, ReceiverSettings)
     assert receiver.port == 4242

@@ -150,6 +150,7 @@ class Platform:
             "processor": lambda: processor_settings(loaded, self.layout, self._runners),
             "dispatcher": lambda: dispatcher_settings(loaded, self._targets),
         }
+        # The last ones of a job's way first, as they were built: none gets a job that only new settings explain.
         for service in self._services:
             configurable: _Configurable = service  # type: ignore[assignment]
             configurable.configure(made[service.name]())

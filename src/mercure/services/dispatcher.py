@@ -170,8 +170,8 @@ class Dispatcher:
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
-        if is_held(self._layout, Stage.OUTGOING):
-            return
+        if self._next_settings or is_held(self._layout, Stage.OUTGOING):
+            return  # settings that came in this step first: the router may follow them already, and know more targets
         if self._targets_changed:
             self._targets_changed = False
             self._queue.expedite(self._settings.targets)  # nobody waits for a target that has gone

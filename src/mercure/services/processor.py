@@ -197,8 +197,8 @@ class Processor:
         while self._queue.begun:
             # Whatever is held or full: it may still run, and nothing else may have its places and GPUs.
             self._start(self._queue.begun.pop(), was_begun=True)
-        if is_held(self._layout, Stage.PROCESSING):
-            return
+        if self._next_settings or is_held(self._layout, Stage.PROCESSING):
+            return  # settings that came in this step first: the router may follow them already, and know more modules
         off_peak_now = self._settings.is_off_peak(self._clock.now())
         self._patience.keep_only(self._queue.lines())
         one = Round(self._patience, self._clock.monotonic())

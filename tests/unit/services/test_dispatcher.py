@@ -29,7 +29,7 @@ from tests.small_disk import fill, read_only, small_disk
 from mercure.cli.queue_waits import Waits
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
-from mercure.core.events import EventKind
+from mercure.core.events import Event, EventKind
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.retry import RetryPolicy
 from mercure.core.scheduling import OffPeak
@@ -79,11 +79,16 @@ class Desk:
     """A dispatcher whose steps the test makes, with a clock that the test moves."""
 
     def __init__(
-        self, layout: Layout, targets: dict[str, TargetSetup], draw: Callable[[], float] = lambda: 0.5, **more: Any
+        self,
+        layout: Layout,
+        targets: dict[str, TargetSetup],
+        draw: Callable[[], float] = lambda: 0.5,
+        events: Recorded | None = None,
+        **more: Any,
     ) -> None:
         self.layout = layout
         self.clock = FakeClock()
-        self.events = Recorded()
+        self.events = events or Recorded()
         settings = DispatcherSettings(targets, **more)
         self.dispatcher = Dispatcher(layout, settings, self.clock, self.events, draw=draw)
 
@@ -613,6 +618,24 @@ def test_a_retry_asks_the_target_at_once_when_the_attempt_that_was_under_way_has
         desk.until(lambda: desk.read(Stage.OUTGOING, first).deliveries[0].attempts == 2, "the attempt has failed")
         desk.until(lambda: len(peer.conversations) == 4, "the target is asked for the operator")
         desk.stop()
+
+
+def test_a_job_for_a_target_that_is_new_waits_for_the_settings_that_have_it(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    class NewsOnce(Recorded):
+        """While a step settles the first job, a target is added, and a router that knows of it makes a job for it."""
+
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            if event.kind is EventKind.JOB_SETTLED and self.count(event.kind) == 1:
+                desk.dispatcher.configure(DispatcherSettings({name: folder(tmp_path, name) for name in ("a", "b")}))
+                make_job(layout, series, "b", job_id="second")
+
+    desk = Desk(layout, {"a": folder(tmp_path, "a")}, events=NewsOnce())
+    make_job(layout, series, "a", job_id="first")
+    desk.until(lambda: len(desk.jobs(Stage.SUCCESS) + desk.jobs(Stage.ERROR)) == 2, "both have ended")
+    assert desk.jobs(Stage.SUCCESS) == ["first", "second"]
 
 
 # -- which goes first --------------------------------------------------------------------------------------------------

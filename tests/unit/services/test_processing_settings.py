@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from tests.builders import BuiltSeries, small_series
+from tests.fake_clock import Recorded
 from tests.processing_desk import Desk
 
-from mercure.core.events import EventKind
+from mercure.core.events import Event, EventKind
 from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
 from mercure.core.task import Priority
@@ -50,3 +51,22 @@ def test_without_hours_off_peak_jobs_run_at_any_time(layout: Layout, tmp_path: P
     desk = Desk(layout, tmp_path, zone=ZONE)
     desk.module("copy", "copy_all()")
     desk.ends_in(Stage.SUCCESS, desk.job(series, "copy", priority=Priority.OFFPEAK))
+
+
+def test_a_job_for_a_module_that_is_new_waits_for_the_settings_that_have_it(
+    layout: Layout, tmp_path: Path, series: BuiltSeries
+) -> None:
+    class NewsOnce(Recorded):
+        """While a step settles the first job, a module is added, and a router that knows of it makes a job for it."""
+
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            if event.kind is EventKind.JOB_SETTLED and self.count(event.kind) == 1:
+                desk.module("new", "copy_all()")
+                desk.job(series, "new", job_id="second")
+
+    desk = Desk(layout, tmp_path, NewsOnce())
+    desk.module("copy", "copy_all()")
+    desk.ends_in(Stage.SUCCESS, desk.job(series, "copy", job_id="first"))
+    desk.until(lambda: not desk.waiting(), "the second has ended")
+    assert (layout.success / "second").is_dir()
