@@ -34,9 +34,12 @@ _HEADER_BYTES = 16 << 10
 """Kept of each data set while it passes; nearly every header up to the series UID fits."""
 
 _NO_PLACE = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOENT, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+        *(errno.ENOENT, errno.ESTALE, errno.EROFS, errno.EACCES, errno.EPERM),
+    )
 )
-"""The disk is full, read-only or gone, or too much is open: the instance is good and may be sent again later."""
+"""The disk is full, gone, read-only or closed to us, or too much is open: a good instance, which may come again."""
 
 _TAKES_NO_INSTANCES = (uids.VERIFICATION, uids.STORAGE_COMMITMENT_PUSH_MODEL)
 

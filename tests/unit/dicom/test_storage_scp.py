@@ -2,6 +2,9 @@ import errno
 import json
 import os
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 from tests import builders
 from tests.builders import CT_STORAGE, DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, JPEG_2000, RLE
+from tests.no_hard_links import WITHOUT_HARD_LINKS
 from tests.peers import wait_until
 from tests.receiver import receiver
 from tests.sender import VERIFICATION_CONTEXT, Caller, associate_rq, called, data_pdus, store
@@ -475,6 +479,48 @@ def test_a_vanished_folder_refuses_and_does_not_crash(tmp_path: Path) -> None:
         caller.send(store(data_set_with(), "1.2.3", message_id=3))
         assert caller.status() == dimse.OUT_OF_RESOURCES
         (tmp_path / "away").rename(running.intake.folder)
+
+
+_AS_ORDINARY_USER = """
+import os, sys
+from pathlib import Path
+from tests.receiver import receiver
+from tests.sender import called, store
+from tests.unit.dicom.test_storage_scp import data_set_with
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+with receiver(Path(sys.argv[1]) / "data") as running, called(running.port) as caller:
+    running.layout.incoming.chmod(int(sys.argv[2], 8))
+    for number in (1, 2):
+        caller.send(store(data_set_with(), "1.2.3", message_id=number))
+        print(f"{caller.status():04X}", len(running.instances()), len(running.drafts()))
+    running.layout.incoming.chmod(0o770)
+    caller.send(store(data_set_with(), "1.2.3", message_id=3))
+    print(f"{caller.status():04X}")
+    caller.release()
+    print(running.wait_for_ends() and running.tallies[0].last_refusal)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "mode", "last", "reason"),
+    [
+        ((), "550", "0000", "Permission denied"),
+        (WITHOUT_HARD_LINKS, "770", "A700", "Operation not permitted"),
+    ],
+)
+def test_a_folder_that_may_not_be_written_to_gives_out_of_resources(
+    monkeypatch: pytest.MonkeyPatch, wrapper: tuple[str, ...], mode: str, last: str, reason: str
+) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)  # that user may not write there
+    with tempfile.TemporaryDirectory() as place:  # the folders of pytest are closed to others
+        os.chmod(place, 0o777)  # whoever the program becomes
+        command = [*wrapper, sys.executable, "-W", "error", "-c", _AS_ORDINARY_USER, place, mode]
+        root = Path(__file__).parents[3]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["A700 0 0", "A700 0 0", last, reason]
 
 
 def test_an_error_folder_that_is_gone_still_gives_a_failure_status(tmp_path: Path) -> None:
