@@ -1,5 +1,6 @@
 """The DICOM target against real peers: DCMTK, Orthanc, pynetdicom, with and without TLS."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from mercure.core.delivery import Outcome, Parcel
 from mercure.core.errors import CancelledError, PermanentError, TransientError
 from mercure.dicom.association_scu import Association
 from mercure.dicom.part10 import read_file_meta
-from mercure.dicom.peer import Peer, RejectedError, UnreachableError
+from mercure.dicom.peer import BrokenError, Peer, RejectedError, UnreachableError
 from mercure.dicom.services_scu import echo
 from mercure.dicom.tls_client import TlsFiles
 from mercure.targets.dicom import DicomNode, DicomTarget
@@ -286,6 +287,22 @@ def test_a_rejected_association_says_why_and_is_transient(tmp_path: Path) -> Non
         pytest.raises(RejectedError, match=r"rejected the association: .*reason"),
     ):
         DicomTarget(node(server.port, "STORESCP")).send(parcel_of(series), Ledger())
+
+
+def test_an_instance_that_storescp_cannot_read_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
+    """It aborts the association on a data set that is cut off."""
+    series = builders.small_series(tmp_path / "one", 6)
+    os.truncate(series.files[2], series.files[2].stat().st_size - 500)
+    ledger = Ledger()
+    with (
+        peers.storescp(tmp_path / "in", extra_args=("--fork",)) as server,
+        pytest.raises(BrokenError, match=rf"on instance {read_file_meta(str(series.files[2])).sop_instance_uid}$"),
+    ):
+        DicomTarget(node(server.port, "STORESCP")).send(parcel_of(series), ledger)
+
+    assert sorted(ledger.names(Outcome.DELIVERED)) == sorted(
+        file.name for file in series.files if file != series.files[2]
+    )
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ class StoreAssociation:
         self.kinds = frozenset(kinds)
         self.association = Association(peer)
         self.stored = 0
+        self.unanswered: Outgoing | None = None
+        """What was being sent when the association broke."""
         self._contexts = propose(self.kinds)
         self._chosen: dict[Kind, int] = {}
         self._buffers: list[SendBuffer] = []
@@ -139,6 +141,7 @@ class StoreAssociation:
             while loaded is not None:
                 before()
                 current, loaded = loaded, None
+                self.unanswered = current.outgoing
                 self._send(current)
                 if answered is not None:
                     told, answered = answered, None
@@ -148,6 +151,7 @@ class StoreAssociation:
                 finally:  # the answer to what was sent counts, whatever became of the next one
                     answered = current.outgoing, self._status_of(current)
                     self.stored += 1
+                    self.unanswered = None
         except BaseException:
             if loaded is not None:
                 _close(loaded)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mercure.core.delivery import InstanceResult, Outcome, Parcel, Progress, TargetTest
@@ -17,6 +17,7 @@ from mercure.dicom.store_status import outcome_of
 from mercure.dicom.tls_client import TlsClient, TlsFiles, TlsFilesError
 from mercure.dicom.transcoder import Transcoder
 from mercure.targets.association_pool import AssociationPool
+from mercure.targets.broken_associations import Breaks
 
 SENDER = "sender"
 """Host that means: back to the address that sent the series."""
@@ -61,9 +62,15 @@ class _Delivery:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: bool = False
     _association: Association | None = None
+    _recorded: set[str] = field(default_factory=set)
 
     def record(self, name: str, outcome: Outcome, detail: str = "") -> None:
+        self._recorded.add(name)
         self.progress.record(InstanceResult(name, outcome, detail))
+
+    def without_result(self, items: Iterable[_Item]) -> dict[str, _Item]:
+        """Return, by name, what still has no result of this call."""
+        return {item.name: item for item in items if item.name not in self._recorded}
 
     def use(self, association: Association) -> None:
         """Have `close` end this association from now on."""
@@ -134,20 +141,29 @@ class DicomTarget:
         return Peer(host, node.port, called, calling, tls, node.connect_timeout_seconds, node.response_timeout_seconds)
 
     def _send_group(self, peer: Peer, kinds: frozenset[Kind], items: list[_Item], delivery: _Delivery) -> None:
+        """Send instances that fit on one association; on others what is left when the node breaks it off."""
+        breaks = Breaks()
         kept = self._pool.take(peer, kinds)
-        if kept is not None:
-            before = kept.stored
+        while left := delivery.without_result(items):
+            association = kept or self._open(peer, kinds, delivery)
+            before = association.stored
             try:
-                self._send_on(kept, items, delivery)
-            except TransientError:
-                if kept.stored != before or delivery.is_closed:
+                self._send_on(association, [left[name] for name in breaks.order(left)], delivery)
+            except TransientError as error:
+                stored = association.stored != before
+                if delivery.is_closed:
                     raise
+                if kept is None or stored:
+                    _heed_break(error, association.unanswered, breaks, delivery.without_result(items), stored=stored)
+                kept = None
             else:
                 return
+
+    def _open(self, peer: Peer, kinds: frozenset[Kind], delivery: _Delivery) -> StoreAssociation:
         fresh = StoreAssociation(peer, kinds)
         delivery.use(fresh.association)
         fresh.open()
-        self._send_on(fresh, items, delivery)
+        return fresh
 
     def _send_on(self, association: StoreAssociation, items: list[_Item], delivery: _Delivery) -> None:
         delivery.use(association.association)
@@ -179,6 +195,16 @@ class DicomTarget:
     def close(self) -> None:
         """Release the associations that are kept."""
         self._pool.close()
+
+
+def _heed_break(
+    error: TransientError, unanswered: Outgoing | None, breaks: Breaks, left: Mapping[str, _Item], *, stored: bool
+) -> None:
+    """Return when the rest can be sent on another association; else raise, with the instance that was on its way."""
+    if not isinstance(error, BrokenError) or unanswered is None or unanswered.name not in left:
+        raise error
+    if not breaks.note(unanswered.name, left, stored=stored):
+        raise BrokenError(f"{error}, on instance {unanswered.sop_instance_uid}") from error
 
 
 def _read_heads(delivery: _Delivery) -> list[_Item]:

@@ -15,6 +15,7 @@ from mercure.core.delivery import InstanceResult, Outcome, Parcel
 from mercure.core.errors import CancelledError, JobError, PermanentError, TransientError
 from mercure.dicom import dimse, pdu
 from mercure.dicom.dimse import Command
+from mercure.dicom.part10 import read_file_meta
 from mercure.dicom.pdu import AssociateAC, ContextAnswer, PDUType
 from mercure.dicom.peer import BrokenError, NoAnswerError, Peer
 from mercure.dicom.send_buffer import encode_pdata
@@ -123,16 +124,55 @@ def test_a_kept_association_that_dies_before_an_answer_is_replaced(parcel: Parce
     assert len(server.conversations) == 2
 
 
-def test_a_kept_association_that_dies_after_an_answer_is_a_failure(parcel: Parcel) -> None:
-    with scripted_server(*kept_then([*answering(1, 4), *INSTANCE, Close()], [*ACCEPT, ReceiveUntilClosed()])) as server:
+def test_a_kept_association_that_dies_after_an_answer_is_followed_by_another(parcel: Parcel) -> None:
+    scripts = kept_then([*answering(1, 4), *INSTANCE, Close()], [*ACCEPT, *answering(2), *RELEASED])
+    with scripted_server(*scripts) as server:
         target = target_at(server.port)
         target.send(parcel, Ledger())
         ledger = Ledger()
-        with pytest.raises(BrokenError):
-            target.send(parcel, ledger)
+        target.send(parcel, ledger)
+        target.close()
 
-    assert ledger.names(Outcome.DELIVERED) == [parcel.names[0]]
-    assert len(server.conversations) == 1
+    assert ledger.names(Outcome.DELIVERED) == [parcel.names[number] for number in (0, 2, 1)]
+    assert len(server.conversations) == 2
+
+
+ABORT: list[Step] = [*INSTANCE, Send(pdu.encode_abort(2, 0)), Close()]
+
+
+def test_an_instance_on_which_the_node_aborts_does_not_keep_the_others_from_it(parcel: Parcel) -> None:
+    uid = read_file_meta(str(Path(parcel.folder, parcel.names[1]))).sop_instance_uid
+    ledger = Ledger()
+    scripts = [[*ACCEPT, *answering(1), *ABORT], [*ACCEPT, *answering(1), *ABORT]]
+    with (
+        scripted_server(*scripts) as server,
+        pytest.raises(BrokenError, match=rf"aborted the association .*, on instance {uid}$"),
+    ):
+        target_at(server.port).send(parcel, ledger)
+
+    assert ledger.names(Outcome.DELIVERED) == [parcel.names[0], parcel.names[2]]
+    assert len(server.conversations) == 2
+
+
+def test_several_instances_on_which_the_node_aborts_do_not_keep_the_others_from_it(tmp_path: Path) -> None:
+    series = builders.small_series(tmp_path / "job", 4)
+    parcel = Parcel("job", str(tmp_path / "job"), [file.name for file in series.files])
+    ledger = Ledger()
+    scripts = [[*ACCEPT, *ABORT], [*ACCEPT, *ABORT], [*ACCEPT, *answering(2), *ABORT], [*ACCEPT, *ABORT]]
+    with scripted_server(*scripts) as server, pytest.raises(BrokenError):
+        target_at(server.port).send(parcel, ledger)
+
+    assert ledger.names(Outcome.DELIVERED) == list(parcel.names[2:])
+    assert len(server.conversations) == 4
+
+
+def test_a_node_that_breaks_every_association_is_given_up_for_this_attempt(tmp_path: Path) -> None:
+    series = builders.small_series(tmp_path / "job", 10)
+    parcel = Parcel("job", str(tmp_path / "job"), [file.name for file in series.files])
+    with scripted_server([*ACCEPT, *INSTANCE, Close()]) as server, pytest.raises(BrokenError):
+        target_at(server.port).send(parcel, Ledger())
+
+    assert len(server.conversations) == 3
 
 
 def test_a_kept_association_that_is_cancelled_while_it_hangs_is_not_replaced(parcel: Parcel) -> None:
