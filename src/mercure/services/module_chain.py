@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mercure import __version__
-from mercure.core.errors import CancelledError, PermanentError, SpoolError, TransientError
+from mercure.core.errors import CancelledError, JobError, PermanentError, SpoolError, TransientError
 from mercure.core.module_result import MAXIMUM_RESULT_BYTES, parse_result
 from mercure.core.processing import ModuleRunner, ModuleSpec, Running, RunOrder
 from mercure.core.processing_steps import StepPlan, step_section, steps_from
@@ -142,18 +142,27 @@ class ChainRun:
             self._heed_operator()
             self._prepare(number, done)
             self._heed_operator()
-        self.told(f"step {number + 1}/{len(self.steps)} {step.module} {'began' if adopted is None else 'goes on'}")
-        begun = adopted or self._start(number)
-        limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
-        elapsed = self._seconds_since_begin() if adopted else 0.0
-        watch = Watch(step.timeout_seconds, limit, grace, self.stopped, elapsed)
+        self._tell(number, "began" if adopted is None else "goes on")
         try:
-            ended = follow_run(begun.running, begun.order, watch)
+            begun = adopted or self._start(number)
+            ended = self._follow(step, begun, self._seconds_since_begin() if adopted else 0.0)
+        except Exception as error:
+            self._tell(number, _broken_off(error))
+            raise
+        self._check(number, begun.order, ended)
+        return replace(step, output=self._result(number), image_digest=ended.image_digest)
+
+    def _follow(self, step: StepPlan, begun: _Begun, elapsed_seconds: float) -> Ended:
+        limit, grace = begun.order.module.output_limit_bytes, self.settings.kill_grace_seconds
+        watch = Watch(step.timeout_seconds, limit, grace, self.stopped, elapsed_seconds)
+        try:
+            return follow_run(begun.running, begun.order, watch)
         finally:
             begun.log.close()
             restore_modes(self.folder / names.RECEIVED, self.job.instances)
-        self._check(number, begun.order, ended)
-        return replace(step, output=self._result(number), image_digest=ended.image_digest)
+
+    def _tell(self, number: int, what: str) -> None:
+        self.told(f"step {number + 1}/{len(self.steps)} {self.steps[number].module} {what}")
 
     def _start(self, number: int) -> _Begun:
         module_log = self._log(number)
@@ -227,10 +236,8 @@ class ChainRun:
     def _check(self, number: int, order: RunOrder, ended: Ended) -> None:
         step = self.steps[number]
         how = describe_exit(ended.exit_code)
-        self.told(
-            f"step {number + 1}/{len(self.steps)} {step.module} ended: {how} after {ended.seconds:.1f} s"
-            + (f", image {ended.image_digest}" if ended.image_digest else "")
-        )
+        image = f", image {ended.image_digest}" if ended.image_digest else ""
+        self._tell(number, f"ended: {how} after {ended.seconds:.1f} s{image}")
         if ended.exit_code != 0:
             raise PermanentError(f"module {step.module} failed: {how}; see {names.MODULE_LOGS}/")
         open_up(self.folder / names.MODULE_OUTPUT)  # Only what can be looked into is counted.
@@ -277,6 +284,15 @@ class ChainRun:
             return store_results(self.folder, self.folder / names.MODULE_OUTPUT, identify, kept)
         except OSError as error:
             raise TransientError(f"the results cannot be stored now: {error.strerror}") from error
+
+
+def _broken_off(error: Exception) -> str:
+    """Say why a step is over before it ended by itself; one that was left may be taken up again."""
+    if isinstance(error, CancelledError) and str(error) == STOPPING:
+        return "left: the service stops"
+    if isinstance(error, JobError):
+        return f"{'left' if isinstance(error, TransientError) else 'ended'}: {error}"
+    return f"ended: {type(error).__name__}"  # its text may have a name that the module made
 
 
 def gpus_begun_with(job_folder: Path) -> tuple[str, ...]:

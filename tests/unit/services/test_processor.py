@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.processing_desk import Desk
 from mercure import __version__
 from mercure.core.events import EventKind
 from mercure.core.module_result import DynamicRouting
-from mercure.core.processing import Limits
+from mercure.core.processing import Limits, ModuleSpec
 from mercure.core.processing_steps import StepPlan
 from mercure.core.stages import Stage
 from mercure.core.task import FailStage, Job, Priority
@@ -155,6 +156,31 @@ def test_the_log_for_operators_has_a_line_for_each_step(desk: Desk, series: Buil
     assert f"{job.id} step 1/1 copy ended: exit code 0 after" in ended
 
 
+def told_of(desk: Desk, job: Job) -> list[str]:
+    """What `process.log` has of a job, without the times."""
+    lines = (desk.layout.processing / "process.log").read_text().splitlines()
+    return [line.partition(f" {job.id} ")[2] for line in lines if f" {job.id} " in line]
+
+
+def test_the_log_for_operators_says_that_a_program_could_not_be_begun(desk: Desk, series: BuiltSeries) -> None:
+    desk.modules["gone"] = ModuleSpec("gone", "process", command=("/no/such/program",))
+    desk.processor.configure(desk.settings())
+    job = desk.job(series, "gone")
+    failed = desk.ends_in(Stage.ERROR, job)
+    assert told_of(desk, job) == ["step 1/1 gone began", f"step 1/1 gone ended: {failed.reason}"]
+
+
+def test_the_log_for_operators_says_that_a_stop_left_a_step(desk: Desk, series: BuiltSeries) -> None:
+    desk.module("hangs", "print('up', flush=True); time.sleep(600)")
+    job = desk.job(series, "hangs")
+    log = desk.place(Stage.PROCESSING, job) / "logs" / "1-hangs.log"
+    desk.until(lambda: log.exists() and "up" in log.read_text(), "the module runs")
+    stop = threading.Event()
+    stop.set()
+    desk.processor.run(stop)
+    assert told_of(desk, job) == ["step 1/1 hangs began", "step 1/1 hangs left: the service stops"]
+
+
 # -- modules that fail -------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +209,9 @@ def test_a_module_that_takes_too_long_is_asked_and_then_made_to_end(desk: Desk, 
     for job in (stubborn, obedient):
         failed = desk.ends_in(Stage.ERROR, job)
         assert "took more than 1 s and was ended" in failed.reason
+    for job, module in ((stubborn, "hangs"), (obedient, "obeys")):
+        why = f"module {module} took more than 1 s and was ended"
+        assert told_of(desk, job) == [f"step 1/1 {module} began", f"step 1/1 {module} ended: {why}"]
 
 
 def test_a_running_job_is_cancelled_within_two_seconds(desk: Desk, series: BuiltSeries) -> None:
@@ -195,6 +224,7 @@ def test_a_running_job_is_cancelled_within_two_seconds(desk: Desk, series: Built
     failed = desk.ends_in(Stage.ERROR, job)
     assert time.monotonic() - started < 10.0  # the bench holds it to two seconds, on a machine that does nothing else
     assert failed.reason == "cancelled by an operator"
+    assert told_of(desk, job) == ["step 1/1 hangs began", "step 1/1 hangs ended: cancelled by an operator"]
     desk.module("hangs", "copy_all()")
     assert "is processed again" in controls.retry(desk.layout, job.id, desk.clock.now())
     desk.ends_in(Stage.SUCCESS, job)
