@@ -18,7 +18,7 @@ from mercure.config.load import Loaded, parse
 from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError, SpoolError
 from mercure.core.events import EventKind
-from mercure.core.plan import make_plan
+from mercure.core.plan import make_plan, plan_to_json
 from mercure.core.stages import Stage
 from mercure.core.tags import Tags
 from mercure.core.task import Priority
@@ -77,7 +77,7 @@ def test_rules_keep_their_order_and_a_broken_one_stays_in() -> None:
     assert by_name["two"].expression is None
     assert by_name["two"].broken
     assert (by_name["three"].disabled, by_name["three"].fallback) == (True, True)
-    assert by_name["four"].expression is None
+    assert by_name["four"].expression is not None
     assert by_name["four"].broken
 
 
@@ -95,6 +95,84 @@ def test_a_broken_rule_that_is_disabled_puts_nothing_into_error() -> None:
     found = loaded(rules=rules[:1], targets={"pacs": PACS})
     plan = make_plan(Tags({"Modality": "CT"}), assembly.routing_rules(found), assembly.target_states(found))
     assert [job.stage for job in plan.jobs] == [Stage.DISCARD]
+
+
+def planned(rules: list[Any], **tags: str) -> list[tuple[Stage, tuple[str, ...]]]:
+    """Where the jobs of a series with these tags start, and of which rules they are."""
+    found = loaded(rules=rules, targets={"pacs": PACS})
+    plan = make_plan(Tags(tags), assembly.routing_rules(found), assembly.target_states(found))
+    assert json.dumps(plan_to_json(plan)), "the router stores it"
+    return [(job.stage, job.rules) for job in plan.jobs]
+
+
+CT = {"name": "CT", "condition": "@Modality@ == 'CT'", "target": "pacs"}
+MR = {"name": "MR", "condition": "@Modality@ == 'MR'", "target": "pacs"}
+REST = {"name": "rest", "condition": "True", "target": "pacs", "fallback": True}
+
+
+@pytest.mark.parametrize(
+    "fault", [{"priority": "urgnt"}, {"acton": "route"}, {"action": "nonsense"}, {"disabled": "perhaps"}]
+)
+def test_a_fault_beside_the_condition_of_a_rule_concerns_only_the_series_that_the_rule_takes(
+    fault: dict[str, str],
+) -> None:
+    rules = [CT | fault, MR, REST]
+    assert planned(rules, Modality="CT") == [(Stage.ERROR, ("CT",))]
+    assert planned(rules, Modality="MR") == [(Stage.OUTGOING, ("MR",))]
+    assert planned(rules, Modality="US") == [(Stage.OUTGOING, ("rest",))]
+    discard = {"name": "none", "condition": "True", "action": "discard"}
+    assert planned([CT | fault, discard], Modality="CT") == [(Stage.ERROR, ("CT", "none"))]
+    assert planned([CT | fault, discard], Modality="MR") == [(Stage.DISCARD, ("none",))]
+
+
+def test_a_disabled_rule_with_a_fault_keeps_nothing() -> None:
+    off = CT | {"priority": "urgnt", "disabled": True}
+    assert planned([off, REST], Modality="CT") == [(Stage.OUTGOING, ("rest",))]
+    assert planned([off], Modality="CT") == [(Stage.DISCARD, ())]
+
+
+def test_a_rule_with_a_fault_that_cannot_be_evaluated_keeps_the_series() -> None:
+    bad = {"name": "bad", "condition": "tags.Modality < 5", "target": "pacs", "priority": "urgnt"}
+    assert planned([bad, MR], Modality="MR") == [(Stage.OUTGOING, ("MR",)), (Stage.ERROR, ("bad",))]
+    assert planned([bad], Modality="US") == [(Stage.ERROR, ("bad",))]
+
+
+def test_a_fallback_rule_with_a_fault_keeps_what_it_would_have_taken() -> None:
+    bad = REST | {"priority": "urgnt"}
+    assert planned([bad, MR], Modality="MR") == [(Stage.OUTGOING, ("MR",))]
+    assert planned([bad, MR], Modality="US") == [(Stage.ERROR, ("rest",))]
+    assert planned([bad | {"condition": "("}, MR], Modality="US") == [(Stage.ERROR, ("rest",))]
+    only_us = bad | {"condition": "@Modality@ == 'US'"}
+    assert planned([only_us, MR], Modality="US") == [(Stage.ERROR, ("rest",))]
+    assert planned([only_us, MR], Modality="XA") == [(Stage.DISCARD, ())]
+
+
+def test_two_rules_of_one_name_keep_what_either_of_them_takes() -> None:
+    rules = [CT, MR | {"name": "CT"}, REST]
+    assert planned(rules, Modality="CT") == [(Stage.ERROR, ("CT",))]
+    assert planned(rules, Modality="MR") == [(Stage.ERROR, ("CT",))]
+    assert planned(rules, Modality="US") == [(Stage.OUTGOING, ("rest",))]
+    unreadable = [CT, MR | {"name": "CT", "condition": "("}, REST]
+    assert planned(unreadable, Modality="US") == [(Stage.ERROR, ("CT",))]
+
+
+@pytest.mark.parametrize("entry", [7, {"name": "r"}, {"name": "r", "condition": 5}, {"name": "r", "condition": "("}])
+def test_a_rule_without_a_condition_that_can_be_read_may_take_every_series(entry: Any) -> None:
+    assert [stage for stage, _ in planned([entry, MR], Modality="MR")] == [Stage.OUTGOING, Stage.ERROR]
+    assert [stage for stage, _ in planned([entry, REST], Modality="US")] == [Stage.ERROR]
+
+
+def test_the_rules_of_the_flat_form_keep_their_conditions_when_they_are_set_aside() -> None:
+    rules = {
+        "CT": {"rule": "@Modality@ == 'CT'", "target": "pacs", "priority": "urgnt"},
+        "none": {"rule": "", "target": "pacs", "priority": "urgnt"},
+    }
+    by_name = {rule.name: rule for rule in assembly.routing_rules(loaded(port=11112, rules=rules))}
+    assert by_name.keys() == {"CT", "none"}
+    assert all(rule.broken for rule in by_name.values())
+    for rule, is_taken in ((by_name["CT"], True), (by_name["none"], False)):
+        assert rule.expression is not None
+        assert rule.expression.evaluate(Tags({"Modality": "CT"})).matched == is_taken
 
 
 def test_the_guides_form_of_a_processing_rule_names_its_module_by_the_target() -> None:

@@ -2,6 +2,7 @@
 
 from mercure.config import modules as module_config
 from mercure.config import schema
+from mercure.config.build import RuleFault
 from mercure.config.load import Loaded
 from mercure.config.schema import Config
 from mercure.core.completion import CompletionPolicy
@@ -43,29 +44,41 @@ def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
     """Return the rules as the router needs them, in the order of the file.
 
     A broken one stays in its place: what it would have taken must wait, and is not left to a later rule that discards.
+    When two rules of one name have different conditions, the name comes twice.
     """
     usable = {rule.name: rule for rule in loaded.config.rules}
-    return tuple(
-        _routing_rule(usable[name], loaded)
-        if name in usable
-        else RoutingRule(
+    rules: list[RoutingRule] = []
+    for name in dict.fromkeys(loaded.rule_names):
+        rules += [_routing_rule(usable[name], loaded)] if name in usable else _broken_rules(name, loaded)
+    return tuple(rules)
+
+
+def _broken_rules(name: str, loaded: Loaded) -> list[RoutingRule]:
+    fault = loaded.broken_rules[name]
+    conditions = fault.conditions if isinstance(fault, RuleFault) else ("",)
+    return [
+        RoutingRule(
             name,
-            None,
-            broken=loaded.broken_rules[name],
+            _parsed(condition)[0],
+            broken=str(fault),
             disabled=name in loaded.disabled_broken_rules,
             fallback=name in loaded.fallback_broken_rules,
         )
-        for name in dict.fromkeys(loaded.rule_names)
-    )
+        for condition in conditions
+    ]
+
+
+def _parsed(condition: str) -> tuple[Expression | None, str]:
+    """Return the expression, or None and why there is none."""
+    try:
+        return Expression.parse(condition), ""
+    except ExpressionError as error:
+        return None, str(error)
 
 
 def _routing_rule(rule: schema.Rule, loaded: Loaded) -> RoutingRule:
     config = loaded.config
-    expression, broken = None, ""
-    try:
-        expression = Expression.parse(rule.condition)
-    except ExpressionError as error:
-        broken = str(error)
+    expression, broken = _parsed(rule.condition)
     steps = module_config.steps_of(rule, config)
     # In the guide's form the target of a process rule is a module with its settings: nothing is sent to it.
     targets = tuple(name for name in rule.target if not isinstance(config.targets.get(name), schema.ProcessingTarget))

@@ -1,8 +1,8 @@
 """Checks a configuration in our form part by part: sections, then each target, rule and module by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -28,6 +28,21 @@ _entry_name: TypeAdapter[str] = TypeAdapter(EntryName)
 _truth: TypeAdapter[bool] = TypeAdapter(bool)
 _SENTENCES: Final = ("is ", "must", "has ", "cannot ", "lies ")
 """How messages begin that go on from the name of a key."""
+
+
+class RuleFault(str):
+    """Why a rule was set aside, and the conditions of its entries, each once.
+
+    Only what these may take has to wait. One is "" when an entry has none; it may also be text that does not parse.
+    """
+
+    conditions: tuple[str, ...]
+
+    def __new__(cls, reason: str, conditions: Iterable[str] = ()) -> Self:
+        """Say the reason; two entries of one name have a condition each."""
+        fault = super().__new__(cls, reason)
+        fault.conditions = tuple(dict.fromkeys(conditions))
+        return fault
 
 
 @dataclass
@@ -152,7 +167,10 @@ class Builder:
             label = str(names[index] if isinstance(names[index], str) else path_text(path))
             self.rule_names.append(label)
             if path in self._reasons:
-                self.broken["rules"][label] = "; ".join(self._reasons[path])
+                known = self.broken["rules"].get(label)
+                conditions = known.conditions if isinstance(known, RuleFault) else ()
+                reason = "; ".join(self._reasons[path])
+                self.broken["rules"][label] = RuleFault(reason, (*conditions, _condition_of(entry)))
             elif found is not None:
                 made[index] = found
         self.disabled_broken_rules = self._broken_with("disabled", entries)
@@ -211,6 +229,11 @@ class Builder:
 
     def _shown(self, path: JsonPath) -> JsonPath:
         return self.translation.origin(path) if self.translation else path
+
+
+def _condition_of(entry: Any) -> str:
+    condition = entry.get("condition") if isinstance(entry, dict) else None
+    return condition if isinstance(condition, str) else ""
 
 
 def _is_set(entry: Any, flag: str) -> bool:

@@ -29,9 +29,10 @@ _NOTIFICATION = "notification"
 class RoutingRule:
     """A rule as the router needs it.
 
-    `broken` is the reason why the rule cannot be used at all (its expression does not parse, its entry is not valid);
-    `expression` is None then. `targets` of a route or both rule must all be reached; `modules` is the chain of a
-    process or both rule, and `process` what `task.json` says of it.
+    `broken` is the reason why the rule cannot be used (its expression does not parse, its entry is not valid). What it
+    would have taken goes to `error/`: the series that `expression` matches, or every one when that is None. `targets`
+    of a route or both rule must all be reached; `modules` is the chain of a process or both rule, and `process` what
+    `task.json` says of it.
     """
 
     name: str
@@ -155,7 +156,7 @@ class _Survey:
                 self._skip(place, rule, "the rule is disabled")
             elif self.discard is not None:
                 self._skip(place, rule, f"rule {self.discard.name!r} ended the evaluation")
-            elif rule.name in seen:
+            elif rule.name in seen and not rule.broken:
                 # Two jobs of one rule could not be told apart, and one of them would be taken for done.
                 self._fail(place, rule, f"rule {rule.name!r} cannot be used", "another rule has the same name")
             elif rule.fallback:
@@ -176,8 +177,8 @@ class _Survey:
         for place, rule in enumerate(rules):
             if rule.name != name or self.matched:
                 self._skip(place, rule, f"an operator chose rule {name!r}")
-            elif rule.expression is None:
-                self._fail(place, rule, f"rule {name!r} cannot be used", rule.broken or "it has no expression")
+            elif rule.broken or rule.expression is None:
+                self._fail_unusable(place, rule)
             else:
                 self._take(place, RuleTrace(name, "matched", "an operator chose this rule"), rule)
 
@@ -194,17 +195,19 @@ class _Survey:
 
     def _ask(self, place: int, rule: RoutingRule) -> None:
         if rule.expression is None:
-            self._fail(place, rule, f"rule {rule.name!r} cannot be used", rule.broken or "it has no expression")
+            self._fail_unusable(place, rule)
             return
         answer = rule.expression.evaluate(self.tags)
-        if answer.outcome == "failed":
+        if rule.broken and answer.outcome != "not_matched":
+            self._fail_unusable(place, rule, answer)
+        elif answer.outcome == "failed":
             self._fail(place, rule, f"rule {rule.name!r} could not be evaluated", answer.reason, answer)
-            return
-        trace = RuleTrace(rule.name, answer.outcome, answer.reason, answer.read, answer.missing)
-        if answer.matched:
-            self._take(place, trace, rule)
         else:
-            self.traces[place] = trace
+            trace = RuleTrace(rule.name, answer.outcome, answer.reason, answer.read, answer.missing)
+            if answer.matched:
+                self._take(place, trace, rule)
+            else:
+                self.traces[place] = trace
 
     def _take(self, place: int, trace: RuleTrace, rule: RoutingRule) -> None:
         self.traces[place] = trace
@@ -215,6 +218,12 @@ class _Survey:
 
     def _skip(self, place: int, rule: RoutingRule, reason: str) -> None:
         self.traces[place] = RuleTrace(rule.name, "skipped", reason)
+
+    def _fail_unusable(self, place: int, rule: RoutingRule, answer: Evaluation | None = None) -> None:
+        why = rule.broken or "it has no expression"
+        if answer is not None and answer.outcome == "failed":
+            why = f"{why}; it could not be evaluated: {answer.reason}"
+        self._fail(place, rule, f"rule {rule.name!r} cannot be used", why, answer)
 
     def _fail(self, place: int, rule: RoutingRule, what: str, why: str, answer: Evaluation | None = None) -> None:
         self.failed.append((rule, f"{what}: {why}"))

@@ -216,6 +216,22 @@ def test_a_fallback_rule_that_fails_is_an_error_only_when_it_is_needed() -> None
     ]
 
 
+def test_a_rule_that_is_broken_beside_its_expression_fails_only_for_what_it_takes() -> None:
+    made = plan(rule("x", "tags.Modality == 'CT'", broken="its priority is none"), rule("r", targets=("pacs",)))
+    assert [job.targets for job in at(made, Stage.OUTGOING)] == [("pacs",)]
+    assert at(made, Stage.ERROR)[0].reason == "rule 'x' cannot be used: its priority is none"
+    assert (outcomes(made)["x"], made.trace[0].read, made.triggered) == ("failed", ("Modality",), ("r",))
+    made = plan(rule("x", "tags.Modality == 'MR'", broken="its priority is none"), rule("f", fallback=True))
+    assert outcomes(made) == {"x": "not_matched", "f": "matched"}
+    assert at(made, Stage.ERROR)[0].rules == ("f",), "it has no target"
+
+
+def test_a_rule_that_is_broken_and_cannot_be_evaluated_fails_with_both_reasons() -> None:
+    (job,) = plan(failing("x", broken="its priority is none"), rule("f", fallback=True, targets=("pacs",))).jobs
+    assert job.stage is Stage.ERROR
+    assert job.reason.startswith("rule 'x' cannot be used: its priority is none; it could not be evaluated: ")
+
+
 def test_a_fallback_rule_may_discard() -> None:
     (job,) = plan(rule("f", action="discard", fallback=True)).jobs
     assert (job.stage, job.applied_rule) == (Stage.DISCARD, "f")
@@ -319,8 +335,10 @@ def test_a_chosen_rule_that_is_gone_or_broken_leaves_the_series_in_error() -> No
     (gone,) = plan(rule("r", targets=("pacs",)), forced="typo").jobs
     assert (gone.stage, gone.fail_stage) == (Stage.ERROR, FailStage.ROUTING)
     assert "'typo', which an operator chose, is not in the configuration" in gone.reason
-    (unusable,) = plan(broken("x"), forced="x").jobs
-    assert unusable.stage is Stage.ERROR
+    for bad in (broken("x"), rule("x", targets=("pacs",), broken="its priority is none")):
+        (unusable,) = plan(bad, forced="x").jobs
+        assert unusable.stage is Stage.ERROR
+        assert unusable.reason == f"rule 'x' cannot be used: {bad.broken}"
 
 
 def test_a_module_that_cannot_be_used_is_a_fault_of_its_rule() -> None:
