@@ -14,7 +14,7 @@ from mercure.dicom.connection import Connection
 from mercure.dicom.dimse import CommandSet
 from mercure.dicom.framing import ControlPDU, Fragment, Framer
 from mercure.dicom.pdu import ProposedContext, ProtocolError, Role
-from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError
+from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError, UnknownTitleError
 from mercure.dicom.send_buffer import encode_pdata, usable_pdu_bytes
 
 _MAXIMUM_REPLY_BYTES = 1 << 20
@@ -219,7 +219,8 @@ def _check_context(found: int, expected: int) -> None:
 def _accept_in(answer: ControlPDU, peer: Peer) -> pdu.AssociateAC:
     if answer.kind == pdu.PDUType.ASSOCIATE_RJ:
         rejection = pdu.decode_associate_rj(answer.body)
-        raise RejectedError(f"{peer} rejected the association: {_rejection(rejection)}")
+        kind = UnknownTitleError if (rejection.source, rejection.reason) in _UNKNOWN_TITLES else RejectedError
+        raise kind(f"{peer} rejected the association: {_rejection(rejection)}")
     if answer.kind != pdu.PDUType.ASSOCIATE_AC:
         raise ProtocolError(f"PDU {answer.kind} came instead of A-ASSOCIATE-AC", pdu.UNEXPECTED_PDU)
     return pdu.decode_associate_ac(answer.body)
@@ -243,6 +244,7 @@ _REJECTIONS = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
+_UNKNOWN_TITLES = ((1, 3), (1, 7))
 
 
 def _rejection(rejection: pdu.AssociateRJ) -> str:

@@ -18,6 +18,10 @@ class RejectedError(TransientError):
     code = "association_rejected"
 
 
+class UnknownTitleError(RejectedError):
+    """The peer says that it does not know one of the AE titles (PS3.8 table 9-21: source 1, reasons 3 and 7)."""
+
+
 class BrokenError(TransientError):
     """The association ended before its work was done: aborted, closed, reset or released by the peer, or by `close`."""
 

@@ -10,7 +10,7 @@ from mercure.core.delivery import InstanceResult, Outcome, Parcel, Progress, Tar
 from mercure.core.errors import JobError, PermanentError, TransientError
 from mercure.dicom.association_scu import Association
 from mercure.dicom.part10 import FileMeta, read_file_meta
-from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError, UnreachableError
+from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError, UnknownTitleError, UnreachableError
 from mercure.dicom.scu import HIGH_PRIORITY, MEDIUM_PRIORITY, Kind, Outgoing, StoreAssociation, split_kinds
 from mercure.dicom.services_scu import echo
 from mercure.dicom.store_status import outcome_of
@@ -251,7 +251,8 @@ def _as_stored(item: _Item, context_id: int) -> Outgoing:
 
 _REMEDIES: tuple[tuple[type[JobError], str], ...] = (
     (UnreachableError, "Check host, port, firewall, TLS on both sides, and that the node runs."),
-    (RejectedError, "Check both AE titles, here and in the configuration of the node."),
+    (UnknownTitleError, "Check both AE titles, here and in the configuration of the node."),
+    (RejectedError, "The log of the node says why: it may be busy, at a limit, or not offer what we ask for."),
     (NoAnswerError, "Something listens there, but does not answer as DICOM: check the port, TLS, and the node."),
     (BrokenError, "Check TLS on both sides, the AE titles, and the log of the node."),
     (TlsFilesError, "Check that key, certificate and authorities are PEM files that the service may read."),

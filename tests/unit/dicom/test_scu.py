@@ -17,7 +17,7 @@ from mercure.dicom.association_scu import Association
 from mercure.dicom.dimse import Command
 from mercure.dicom.part10 import read_file_meta
 from mercure.dicom.pdu import AssociateAC, AssociateRJ, ContextAnswer, PDUType, ProtocolError, Role
-from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError, UnreachableError
+from mercure.dicom.peer import BrokenError, NoAnswerError, Peer, RejectedError, UnknownTitleError, UnreachableError
 from mercure.dicom.scu import FALLBACK, Outgoing, StoreAssociation, propose, split_kinds
 from mercure.dicom.send_buffer import encode_pdata
 from mercure.dicom.services_scu import echo, send_event_report
@@ -299,19 +299,21 @@ def test_an_association_that_was_closed_before_it_was_opened_does_not_connect() 
 
 
 @pytest.mark.parametrize(
-    ("rejection", "text"),
+    ("rejection", "kind", "text"),
     [
-        (AssociateRJ(1, 1, 7), "called AE title not recognised \\(permanently"),
-        (AssociateRJ(2, 3, 1), "temporary congestion \\(for now"),
-        (AssociateRJ(1, 1, 1), "no reason given"),
+        (AssociateRJ(1, 1, 7), UnknownTitleError, "called AE title not recognised \\(permanently"),
+        (AssociateRJ(1, 1, 3), UnknownTitleError, "calling AE title not recognised"),
+        (AssociateRJ(2, 3, 1), RejectedError, "temporary congestion \\(for now"),
+        (AssociateRJ(1, 1, 1), RejectedError, "no reason given"),
     ],
 )
-def test_a_rejection_is_said_in_words(rejection: AssociateRJ, text: str) -> None:
+def test_a_rejection_is_said_in_words(rejection: AssociateRJ, kind: type[RejectedError], text: str) -> None:
     with (
         scripted_server([ReceivePdu(), Send(rejection.encode()), ReceiveUntilClosed()]) as server,
-        pytest.raises(RejectedError, match=text),
+        pytest.raises(RejectedError, match=text) as raised,
     ):
         Association(peer_at(server.port)).open([])
+    assert raised.type is kind
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,26 @@ def test_a_peer_that_speaks_something_else_has_a_remedy_too() -> None:
     assert found.remedy == "See the log of the node."
 
 
+@pytest.mark.parametrize(
+    ("source", "reason", "remedy"),
+    [
+        (1, 3, "Check both AE titles"),
+        (1, 7, "Check both AE titles"),
+        (3, 1, "it may be busy, at a limit"),
+        (3, 2, "it may be busy, at a limit"),
+    ],
+)
+def test_a_rejection_has_the_titles_as_its_remedy_only_when_they_are_the_reason(
+    source: int, reason: int, remedy: str
+) -> None:
+    rejection = pdu.AssociateRJ(2, source, reason).encode()
+    with scripted_server([ReceivePdu(), Send(rejection), ReceiveUntilClosed()]) as server:
+        found = target_at(server.port).test()
+
+    assert not found.reachable
+    assert remedy in found.remedy
+
+
 def test_a_pool_keeps_no_more_than_it_may(parcel: Parcel) -> None:
     scripts = [[*ACCEPT, *answering(3), *RELEASED]] * 2
     with scripted_server(*scripts) as server:
