@@ -180,7 +180,7 @@ _WORDS = {
     EventKind.DELIVERY_STARTED: "sending began",
     EventKind.DELIVERY_COMPLETE: "target has everything",
     EventKind.DELIVERY_DEFERRED: "attempt failed, again later",
-    EventKind.DELIVERY_FAILED: "target refused",
+    EventKind.DELIVERY_FAILED: "given up",
     EventKind.JOB_SETTLED: "moved to",
     EventKind.JOB_RETRIED: "retried",
     EventKind.JOB_CANCELLED: "cancelled",

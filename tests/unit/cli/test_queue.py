@@ -12,9 +12,10 @@ from tests.unit.cli.site import COMMAND, JOB, SERIES, Site
 
 from mercure.cli.exits import Exit
 from mercure.core.delivery import InstanceResult, Outcome
-from mercure.core.events import EventKind
+from mercure.core.events import Event, EventKind
 from mercure.core.stages import Stage
 from mercure.core.task import Delivery, DeliveryState, FailStage, Processing
+from mercure.journal.writer import JournalWriter
 from mercure.spool.job_files import read_task
 from mercure.spool.jobs import claim
 from mercure.spool.layout import Origin
@@ -171,6 +172,16 @@ def test_the_timeline_has_what_an_operator_did(site: Site) -> None:
     site("queue", "release", JOB)
     what = [moment["what"] for moment in site("queue", "show", JOB, "--json").json["timeline"]]
     assert [one.partition(":")[0] for one in what[-3:]] == ["retried", "held", "released"]
+
+
+@pytest.mark.parametrize("detail", ["gave up after 5 attempts: no connection", "1 of 2 instances refused"])
+def test_the_timeline_does_not_say_refused_of_a_target_that_never_answered(site: Site, detail: str) -> None:
+    site.failed_job()
+    writer = JournalWriter(site.layout.journal, "dispatcher")
+    writer.emit(Event(EventKind.DELIVERY_FAILED, datetime.now(UTC), job_id=JOB, target="pacs", detail=detail))
+    writer.close()
+    timeline = site("queue", "show", JOB, "--json").json["timeline"]
+    assert [one["what"] for one in timeline if detail in one["what"]] == [f"pacs: given up: {detail}"]
 
 
 @pytest.mark.parametrize("name", ["20991231T000000-00-1", "../../etc", ".hidden", ""])
