@@ -234,10 +234,32 @@ def test_an_empty_job_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "refused: there are no instances\n")
 
 
-def test_wrong_use_is_said(tmp_path: Path) -> None:
-    done = run(tmp_path, tmp_path / "missing", {})
-    assert done.returncode == 2
-    assert "usage" in done.stderr
+def test_an_output_folder_that_is_missing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken, _ = folders(tmp_path)
+    series(taken)
+    assert run_here([str(taken), str(tmp_path / "new")], {}) == 0
+    assert len(instances(tmp_path / "new")) == 3
+    assert run_here([str(taken), f"{tmp_path}/slash/"], {}) == 0
+    assert "3 instances" in capsys.readouterr().out
+
+
+def test_wrong_use_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    here, file, missing, below = (str(tmp_path / name) for name in (".", "file", "missing", "not/there"))
+    wrong = {
+        (here,): "usage: ",
+        (here, ""): "usage: ",
+        (missing, here): f"the input folder {missing!r} is not there",
+        (file, here): f"the input folder {file!r} is not there, or no folder",
+        (here, file): f"the output {file!r} is no folder",
+        (here, below): f"the output folder {below!r} cannot be made: No such file or directory",
+    }
+    for folders_given, said in wrong.items():
+        assert run_here(folders_given, {}) == 2
+        assert capsys.readouterr().err.startswith(said)
+    assert run_here((), {}) == 2
+    assert capsys.readouterr().err.startswith("usage: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_without_a_secret_a_job_is_done_and_says_what_that_means(tmp_path: Path) -> None:

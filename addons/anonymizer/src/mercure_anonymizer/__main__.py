@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 refused (the reason is on stderr, without patient data), 2
 or of this program.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,9 @@ def main() -> None:
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """De-identify as arguments or environment say; return the exit code."""
     folders = list(arguments) or [environment.get("MERCURE_IN_DIR", ""), environment.get("MERCURE_OUT_DIR", "")]
-    if len(folders) != 2 or not all(os.path.isdir(folder) for folder in folders):
-        print("usage: mercure_anonymizer INPUT OUTPUT, or MERCURE_IN_DIR and MERCURE_OUT_DIR: folders", file=sys.stderr)
+    wrong = _what_is_wrong(folders)
+    if wrong:
+        print(wrong, file=sys.stderr)
         return 2
     try:
         for line in run_job(folders[0], folders[1], environment):
@@ -36,6 +38,21 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         print(f"fault: {type(error).__name__} at {_place(error)}", file=sys.stderr)
         return 3
     return 0
+
+
+def _what_is_wrong(folders: Sequence[str]) -> str:
+    """Say why these are not the two folders that it takes, or return "". An output folder that is missing is made."""
+    if len(folders) != 2 or not all(folders):
+        return "usage: mercure_anonymizer INPUT OUTPUT, or MERCURE_IN_DIR and MERCURE_OUT_DIR: folders"
+    taken, made = folders
+    if not os.path.isdir(taken):
+        return f"the input folder {taken!r} is not there, or no folder"
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(made)
+    except OSError as error:
+        return f"the output folder {made!r} cannot be made: {error.strerror}"
+    return "" if os.path.isdir(made) else f"the output {made!r} is no folder"
 
 
 def _place(error: Exception) -> str:
