@@ -35,6 +35,8 @@ def check(
 
     Exit status 3: it cannot be used at all. 1: parts of it cannot be used. 0: at most warnings.
     """
+    if file is not None and not os.path.lexists(file):
+        raise CommandError(f"there is no file {file}", "Without FILE, that of this machine is checked.", Exit.USAGE)
     path = file or installation.configuration_file()
     loaded: Loaded | None = None
     problems: tuple[Problem, ...]

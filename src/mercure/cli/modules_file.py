@@ -13,6 +13,7 @@ from mercure.config.store import ConfigStore
 from mercure.core.errors import ConfigError
 
 _MAXIMUM_SETTINGS_BYTES = 1 << 20
+_SETTINGS_FILE = "--settings takes a JSON object, or @FILE that holds one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,11 @@ def settings_of(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     if text.startswith("@"):
-        with open(text[1:], "rb") as file:
-            content = file.read(_MAXIMUM_SETTINGS_BYTES + 1)
+        try:
+            with open(text[1:], "rb") as file:
+                content = file.read(_MAXIMUM_SETTINGS_BYTES + 1)
+        except OSError as error:
+            raise CommandError(f"{text[1:]} cannot be read: {error.strerror}", _SETTINGS_FILE, Exit.USAGE) from None
         if len(content) > _MAXIMUM_SETTINGS_BYTES:
             raise CommandError(f"{text[1:]} is too long for settings", "", Exit.USAGE)
     else:

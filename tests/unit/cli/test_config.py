@@ -111,6 +111,10 @@ def test_a_file_that_cannot_be_used_has_its_own_status(site: Site, text: str, tm
 
 def test_a_file_that_is_not_there_is_said(site: Site, tmp_path: Path) -> None:
     answer = site("config", "check", tmp_path / "none.json")
+    assert answer.status == Exit.USAGE
+    assert f"there is no file {tmp_path / 'none.json'}" in answer.err
+    site.config_file.unlink()
+    answer = site("config", "check")
     assert answer.status == Exit.CONFIGURATION
     assert "there is no configuration" in answer.err
 

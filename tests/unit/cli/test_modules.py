@@ -248,7 +248,11 @@ def test_settings_are_taken_from_a_file(site: Site) -> None:
     path.write_text('{"threshold": 0.5}')
     assert site("modules", "add", "m", "--command", "x", "--settings", f"@{path}").status == Exit.OK
     assert load(site.config_file).config.modules["m"].settings == {"threshold": 0.5}
-    assert site("modules", "add", "n", "--command", "x", "--settings", f"@{path}.gone").status == Exit.DATA_FOLDER
+    for wrong, why in ((f"{path}.gone", "No such file"), (site.folder, "Is a directory")):
+        answer = site("modules", "add", "n", "--command", "x", "--settings", f"@{wrong}")
+        assert answer.status == Exit.USAGE
+        assert f"{wrong} cannot be read: {why}" in answer.err
+        assert "@FILE" in answer.err
 
 
 def test_a_module_that_cannot_run_as_things_are_is_saved_with_a_note(site: Site) -> None:
