@@ -211,6 +211,36 @@ def test_two_demos_do_not_share_a_folder_and_the_next_one_takes_it_over(tmp_path
     with Site(tmp_path / "demo") as first:
         with pytest.raises(SpoolError, match="another demo runs in it"):
             Site(tmp_path / "demo")
-        (first.folder / "left").write_text("by the first")
+        assert first.earlier is None
     with Site(tmp_path / "demo") as second:
-        assert not (second.folder / "left").exists()
+        assert second.earlier is None
+
+
+def test_the_next_demo_loses_nothing_of_what_was_left_in_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    Site(folder).__exit__()
+    aside = []
+    for number in (1, 2):
+        (folder / "config").mkdir()
+        (folder / "config" / "mercure.json").write_text(f"rules of my own {number}")
+        (folder / "my.dcm").write_text(f"series of my own {number}")
+        (folder / "link").symlink_to(tmp_path)
+        with Site(folder) as site:
+            assert site.earlier == folder / f"old-{number}"
+            aside.append(site.earlier)
+            assert {path.name for path in folder.iterdir()} == {".mercure-demo", *(path.name for path in aside)}
+    for number, earlier in enumerate(aside, 1):
+        assert {path.name for path in earlier.iterdir()} == {"config", "my.dcm", "link"}
+        assert (earlier / "config" / "mercure.json").read_text() == f"rules of my own {number}"
+        assert (earlier / "my.dcm").read_text() == f"series of my own {number}"
+
+
+def test_a_second_demo_in_a_folder_says_where_the_first_is_now(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / ".mercure-demo").touch()
+    (tmp_path / "demo" / "mercure.log").write_text("of the first")
+    with Site(tmp_path / "demo") as site:
+        Demonstration(site, Console(file=shown, width=500), 5).prepare()
+    assert f"what it left is in {tmp_path}/demo/old-1" in shown.getvalue()
+    assert (tmp_path / "demo" / "old-1" / "mercure.log").read_text() == "of the first"

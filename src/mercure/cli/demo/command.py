@@ -22,9 +22,10 @@ _COLUMNS = 120
 def demo(
     *,
     exit_: Annotated[bool, typer.Option("--exit", help="End after the check instead of running on.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where everything is kept; an earlier demo in it is replaced.")] = Path(
-        "demo-data"
-    ),
+    folder: Annotated[
+        Path,
+        typer.Option(help="Where everything is kept; what an earlier demo left is moved to old-1, old-2 ... in it."),
+    ] = Path("demo-data"),
     slices: Annotated[int, typer.Option(min=1, max=5000, help="Instances in each series.")] = 120,
     picture: Annotated[Path | None, typer.Option(hidden=True, help="Write what was shown as SVG.")] = None,
 ) -> None:

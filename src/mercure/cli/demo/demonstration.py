@@ -47,6 +47,8 @@ class Demonstration:
         """Start the platform and the archive, make the series, and say what there is. Raises `MercureError`."""
         site = self._site
         self._say("Mercure starts in ", str(site.folder))
+        if site.earlier:
+            self._list(("earlier demo", f"what it left is in {site.earlier}; remove that when you need it no more"))
         no_image = site.make_image()
         site.start()
         senders = site.folder / "senders"

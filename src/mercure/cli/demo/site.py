@@ -4,7 +4,7 @@ import fcntl
 import json
 import logging
 import os
-import shutil
+import re
 import socket
 import threading
 import time
@@ -22,7 +22,10 @@ from mercure.core.errors import ConfigError, SpoolError
 from mercure.spool.layout import Layout
 
 MARKER = ".mercure-demo"
-"""In a folder that a demo has made: such a folder may be emptied by the next one, no other."""
+"""In a folder that a demo has made: such a folder may be taken by the next one, no other."""
+
+_EARLIER = re.compile(r"old-([0-9]{1,9})")
+"""Folders in that of the demo, with what earlier ones left: people change rules there and send series of their own."""
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -58,13 +61,14 @@ class Site:
     """The folder of the demo and everything that runs in it. A context manager: at its end everything has stopped."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder, and empty it if an earlier demo made it. Nothing runs yet.
+        """Take the folder, and move aside what an earlier demo left in it: `earlier` is where, if anywhere.
 
-        Raises `SpoolError` when the folder is not a demo's own or another demo runs in it.
+        Nothing runs yet. Raises `SpoolError` when the folder is not a demo's own or another demo runs in it.
         """
         self.folder = folder.absolute()
         self._exit = ExitStack()
-        self._exit.callback(os.close, _take(self.folder))
+        lock, self.earlier = _take(self.folder)
+        self._exit.callback(os.close, lock)
         self.port, archive, workstation = _free_ports(3)
         self.ports = {"archive": archive, "workstation": workstation}
         self.config = self.folder / "config" / "mercure.json"
@@ -130,8 +134,8 @@ def log_to(path: Path) -> None:
     os.environ.setdefault("MERCURE_LOG_LEVEL", "error")  # of the receiver's workers, which write to the terminal
 
 
-def _take(folder: Path) -> int:
-    """Return the descriptor that holds the folder for this demo, empty but for its marker."""
+def _take(folder: Path) -> tuple[int, Path | None]:
+    """Return the descriptor that holds the folder for this demo, and where what stood there is now."""
     marker = folder / MARKER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,16 +146,26 @@ def _take(folder: Path) -> int:
         raise SpoolError(f"{folder} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry != marker:
-                entry.unlink()
+        earlier = _move_aside(folder)
     except OSError as error:
         os.close(lock)
         why = "another demo runs in it" if isinstance(error, BlockingIOError) else error.strerror
         raise SpoolError(f"{folder} cannot be used: {why}") from error
-    return lock
+    return lock, earlier
+
+
+def _move_aside(folder: Path) -> Path | None:
+    """Move what stands in the folder into a new one in it; return that, or None when nothing stood there."""
+    names = [entry.name for entry in folder.iterdir() if entry.name != MARKER]
+    before = [int(found[1]) for name in names if (found := _EARLIER.fullmatch(name))]
+    left = [name for name in names if not _EARLIER.fullmatch(name)]
+    if not left:
+        return None
+    earlier = folder / f"old-{max(before, default=0) + 1}"
+    earlier.mkdir()
+    for name in left:
+        (folder / name).rename(earlier / name)
+    return earlier
 
 
 def _write(path: Path, config: dict[str, Any]) -> Path:
