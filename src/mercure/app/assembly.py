@@ -2,7 +2,6 @@
 
 from mercure.config import modules as module_config
 from mercure.config import schema
-from mercure.config.build import RuleFault
 from mercure.config.load import Loaded
 from mercure.config.schema import Config
 from mercure.core.completion import CompletionPolicy
@@ -54,17 +53,15 @@ def routing_rules(loaded: Loaded) -> tuple[RoutingRule, ...]:
 
 
 def _broken_rules(name: str, loaded: Loaded) -> list[RoutingRule]:
-    fault = loaded.broken_rules[name]
-    conditions = fault.conditions if isinstance(fault, RuleFault) else ("",)
     return [
         RoutingRule(
             name,
             _parsed(condition)[0],
-            broken=str(fault),
+            broken=loaded.broken_rules[name],
             disabled=name in loaded.disabled_broken_rules,
             fallback=name in loaded.fallback_broken_rules,
         )
-        for condition in conditions
+        for condition in loaded.broken_conditions.get(name, ("",))
     ]
 
 

@@ -1,8 +1,8 @@
 """Checks a configuration in our form part by part: sections, then each target, rule and module by itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -30,21 +30,6 @@ _SENTENCES: Final = ("is ", "must", "has ", "cannot ", "lies ")
 """How messages begin that go on from the name of a key."""
 
 
-class RuleFault(str):
-    """Why a rule was set aside, and the conditions of its entries, each once.
-
-    Only what these may take has to wait. One is "" when an entry has none; it may also be text that does not parse.
-    """
-
-    conditions: tuple[str, ...]
-
-    def __new__(cls, reason: str, conditions: Iterable[str] = ()) -> Self:
-        """Say the reason; two entries of one name have a condition each."""
-        fault = super().__new__(cls, reason)
-        fault.conditions = tuple(dict.fromkeys(conditions))
-        return fault
-
-
 @dataclass
 class Builder:
     """Checks one file and gathers what is wrong in `problems`; `broken` holds the entries that were set aside.
@@ -58,6 +43,7 @@ class Builder:
     broken: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in ENTRIES})
     rule_names: list[str] = field(default_factory=list)
     """All rules in the order of the file, those that were set aside included."""
+    broken_conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     disabled_broken_rules: set[str] = field(default_factory=set)
     fallback_broken_rules: set[str] = field(default_factory=set)
     _stages: MercureSection = field(default_factory=MercureSection)
@@ -167,10 +153,9 @@ class Builder:
             label = str(names[index] if isinstance(names[index], str) else path_text(path))
             self.rule_names.append(label)
             if path in self._reasons:
-                known = self.broken["rules"].get(label)
-                conditions = known.conditions if isinstance(known, RuleFault) else ()
-                reason = "; ".join(self._reasons[path])
-                self.broken["rules"][label] = RuleFault(reason, (*conditions, _condition_of(entry)))
+                self.broken["rules"][label] = "; ".join(self._reasons[path])
+                conditions = (*self.broken_conditions.get(label, ()), _condition_of(entry))
+                self.broken_conditions[label] = tuple(dict.fromkeys(conditions))
             elif found is not None:
                 made[index] = found
         self.disabled_broken_rules = self._broken_with("disabled", entries)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ class Loaded:
     """A configuration as it was read.
 
     `revision` is the SHA-256 of the bytes. The broken ones are set aside: name (of a rule without one: rules[2]) to
-    reason. While there are any, a series that no rule takes must not be discarded: a broken rule might have taken it.
+    reason. What a broken rule might have taken must not be discarded by another.
     """
 
     config: Config
@@ -39,6 +39,11 @@ class Loaded:
     broken_modules: Mapping[str, str]
     rule_names: tuple[str, ...] = ()
     """All rules in the order of the file, those that were set aside included."""
+    broken_conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of each broken rule, the conditions of its entries, each once: only what these may take has to wait.
+
+    Two entries of one name have one each. It is "" when an entry has none, and may be text that does not parse.
+    """
     disabled_broken_rules: frozenset[str] = frozenset()
     """Broken rules that are switched off all the same: they take nothing, and nothing has to wait for them."""
     fallback_broken_rules: frozenset[str] = frozenset()
@@ -85,6 +90,7 @@ def parse(text: bytes | str, *, environment: Mapping[str, str] = os.environ) -> 
         broken_targets=builder.broken["targets"],
         broken_modules=builder.broken["modules"],
         rule_names=tuple(builder.rule_names),
+        broken_conditions=builder.broken_conditions,
         disabled_broken_rules=frozenset(builder.disabled_broken_rules),
         fallback_broken_rules=frozenset(builder.fallback_broken_rules),
     )
