@@ -235,6 +235,34 @@ def test_the_next_demo_loses_nothing_of_what_was_left_in_the_folder(tmp_path: Pa
         assert (earlier / "my.dcm").read_text() == f"series of my own {number}"
 
 
+def test_what_a_demo_made_that_ended_by_itself_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    with Site(folder) as site:
+        (folder / "data").mkdir()
+        (folder / "data" / "instance").write_text("made by the demo")
+        (folder / "mercure.log").write_text("of the demo")
+        site.note_replaceable()
+    (folder / "own").mkdir()
+    (folder / "own" / "series").write_text("of the user")
+    with Site(folder) as second:
+        assert second.earlier == folder / "old-1"
+        assert {path.name for path in folder.iterdir()} == {".mercure-demo", "old-1"}
+    assert [path.name for path in (folder / "old-1").iterdir()] == ["own"]
+    assert (folder / "old-1" / "own" / "series").read_text() == "of the user"
+
+
+def test_a_note_in_a_folder_reaches_nothing_outside_of_it(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "demo", tmp_path / "outside"
+    Site(folder).__exit__()
+    outside.write_text("kept")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / ".mercure-demo").write_text("../outside\n..\n.\n\nlink\n.mercure-demo\n")
+    with Site(folder) as site:
+        assert site.earlier is None
+        assert [path.name for path in folder.iterdir()] == [".mercure-demo"]
+    assert outside.read_text() == "kept"
+
+
 def test_a_second_demo_in_a_folder_says_where_the_first_is_now(tmp_path: Path) -> None:
     shown = io.StringIO()
     (tmp_path / "demo").mkdir()

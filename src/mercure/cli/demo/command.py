@@ -24,7 +24,7 @@ def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="End after the check instead of running on.")] = False,
     folder: Annotated[
         Path,
-        typer.Option(help="Where everything is kept; what an earlier demo left is moved to old-1, old-2 ... in it."),
+        typer.Option(help="Where everything is kept. What one without --exit left is moved to old-1, old-2 ... in it."),
     ] = Path("demo-data"),
     slices: Annotated[int, typer.Option(min=1, max=5000, help="Instances in each series.")] = 120,
     picture: Annotated[Path | None, typer.Option(hidden=True, help="Write what was shown as SVG.")] = None,
@@ -43,6 +43,8 @@ def demo(
         with Site(folder) as site:
             log_to(site.folder / "mercure.log")
             status = _run(Demonstration(site, console, slices), stop, runs_on=not exit_)
+            if exit_:
+                site.note_replaceable()
             if picture is not None:
                 picture.write_text(_without_web_fonts(console.export_svg(title="make demo")), encoding="utf-8")
     except (MercureError, OSError) as error:

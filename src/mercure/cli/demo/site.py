@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -22,11 +23,15 @@ from mercure.core.errors import ConfigError, SpoolError
 from mercure.spool.layout import Layout
 
 MARKER = ".mercure-demo"
-"""In a folder that a demo has made: such a folder may be taken by the next one, no other."""
+"""In a folder that a demo has made: such a folder may be taken by the next one, no other.
+
+It names, one in each line, what stands there and is of no use to anybody any more.
+"""
 
 _EARLIER = re.compile(r"old-([0-9]{1,9})")
 """Folders in that of the demo, with what earlier ones left: people change rules there and send series of their own."""
 
+_MOST_NOTED_BYTES = 1 << 16
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 
@@ -67,8 +72,8 @@ class Site:
         """
         self.folder = folder.absolute()
         self._exit = ExitStack()
-        lock, self.earlier = _take(self.folder)
-        self._exit.callback(os.close, lock)
+        self._lock, self.earlier = _take(self.folder)
+        self._exit.callback(os.close, self._lock)
         self.port, archive, workstation = _free_ports(3)
         self.ports = {"archive": archive, "workstation": workstation}
         self.config = self.folder / "config" / "mercure.json"
@@ -115,6 +120,10 @@ class Site:
         """Where series stand that no rule took."""
         return self.layout.discard
 
+    def note_replaceable(self) -> None:
+        """Note that the next demo may remove what stands here: nobody had the time to do something with it."""
+        os.pwrite(self._lock, "".join(f"{entry.name}\n" for entry in _entries(self.folder)).encode(), 0)
+
     def __enter__(self) -> Self:
         return self
 
@@ -146,6 +155,7 @@ def _take(folder: Path) -> tuple[int, Path | None]:
         raise SpoolError(f"{folder} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_noted(folder, lock)
         earlier = _move_aside(folder)
     except OSError as error:
         os.close(lock)
@@ -154,17 +164,32 @@ def _take(folder: Path) -> tuple[int, Path | None]:
     return lock, earlier
 
 
+def _remove_noted(folder: Path, marker: int) -> None:
+    """Remove what the last demo has noted."""
+    noted = os.pread(marker, _MOST_NOTED_BYTES, 0).decode("ascii", "replace").splitlines()
+    for entry in _entries(folder):
+        if entry.name in noted and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name in noted:
+            entry.unlink()
+    os.truncate(marker, 0)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what stands in the folder, but for the marker and what was moved aside."""
+    return [entry for entry in folder.iterdir() if entry.name != MARKER and not _EARLIER.fullmatch(entry.name)]
+
+
 def _move_aside(folder: Path) -> Path | None:
     """Move what stands in the folder into a new one in it; return that, or None when nothing stood there."""
-    names = [entry.name for entry in folder.iterdir() if entry.name != MARKER]
-    before = [int(found[1]) for name in names if (found := _EARLIER.fullmatch(name))]
-    left = [name for name in names if not _EARLIER.fullmatch(name)]
+    left = _entries(folder)
     if not left:
         return None
+    before = [int(found[1]) for entry in folder.iterdir() if (found := _EARLIER.fullmatch(entry.name))]
     earlier = folder / f"old-{max(before, default=0) + 1}"
     earlier.mkdir()
-    for name in left:
-        (folder / name).rename(earlier / name)
+    for entry in left:
+        entry.rename(earlier / entry.name)
     return earlier
 
 
