@@ -244,7 +244,7 @@ _REJECTIONS = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-_UNKNOWN_TITLES = ((1, 3), (1, 7))
+_UNKNOWN_TITLES = ((1, 1), (1, 3), (1, 7))
 
 
 def _rejection(rejection: pdu.AssociateRJ) -> str:

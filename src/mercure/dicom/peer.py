@@ -19,7 +19,7 @@ class RejectedError(TransientError):
 
 
 class UnknownTitleError(RejectedError):
-    """The peer says that it does not know one of the AE titles (PS3.8 table 9-21: source 1, reasons 3 and 7)."""
+    """The peer does not know one of the AE titles, or gives no reason, as some do then (PS3.8 table 9-21)."""
 
 
 class BrokenError(TransientError):

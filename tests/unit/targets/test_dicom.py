@@ -244,6 +244,7 @@ def test_a_peer_that_speaks_something_else_has_a_remedy_too() -> None:
 @pytest.mark.parametrize(
     ("source", "reason", "remedy"),
     [
+        (1, 1, "Check both AE titles"),
         (1, 3, "Check both AE titles"),
         (1, 7, "Check both AE titles"),
         (3, 1, "it may be busy, at a limit"),
