@@ -304,7 +304,7 @@ def test_an_association_that_was_closed_before_it_was_opened_does_not_connect() 
         (AssociateRJ(1, 1, 7), UnknownTitleError, "called AE title not recognised \\(permanently"),
         (AssociateRJ(1, 1, 3), UnknownTitleError, "calling AE title not recognised"),
         (AssociateRJ(2, 3, 1), RejectedError, "temporary congestion \\(for now"),
-        (AssociateRJ(1, 1, 1), RejectedError, "no reason given"),
+        (AssociateRJ(1, 1, 1), UnknownTitleError, "no reason given"),
     ],
 )
 def test_a_rejection_is_said_in_words(rejection: AssociateRJ, kind: type[RejectedError], text: str) -> None:
