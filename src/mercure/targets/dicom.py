@@ -142,7 +142,7 @@ class DicomTarget:
 
     def _send_group(self, peer: Peer, kinds: frozenset[Kind], items: list[_Item], delivery: _Delivery) -> None:
         """Send instances that fit on one association; on others what is left when the node breaks it off."""
-        breaks = Breaks()
+        breaks, blamed = Breaks(), None
         kept = self._pool.take(peer, kinds)
         while left := delivery.without_result(items):
             association = kept or self._open(peer, kinds, delivery)
@@ -154,10 +154,13 @@ class DicomTarget:
                 if delivery.is_closed:
                     raise
                 if kept is None or stored:
-                    _heed_break(error, association.unanswered, breaks, delivery.without_result(items), stored=stored)
+                    left = delivery.without_result(items)
+                    blamed = _heed_break(error, association.unanswered, breaks, left, stored=stored)
                 kept = None
             else:
-                return
+                break
+        if blamed is not None and delivery.without_result(items):  # given up while others could still be sent
+            raise blamed
 
     def _open(self, peer: Peer, kinds: frozenset[Kind], delivery: _Delivery) -> StoreAssociation:
         fresh = StoreAssociation(peer, kinds)
@@ -199,12 +202,14 @@ class DicomTarget:
 
 def _heed_break(
     error: TransientError, unanswered: Outgoing | None, breaks: Breaks, left: Mapping[str, _Item], *, stored: bool
-) -> None:
-    """Return when the rest can be sent on another association; else raise, with the instance that was on its way."""
+) -> BrokenError:
+    """Return the error with the instance that was on its way; raise it when nothing is left for another association."""
     if not isinstance(error, BrokenError) or unanswered is None or unanswered.name not in left:
         raise error
+    blamed = BrokenError(f"{error}, on instance {unanswered.sop_instance_uid}")
     if not breaks.note(unanswered.name, left, stored=stored):
-        raise BrokenError(f"{error}, on instance {unanswered.sop_instance_uid}") from error
+        raise blamed from error
+    return blamed
 
 
 def _read_heads(delivery: _Delivery) -> list[_Item]:

@@ -166,6 +166,19 @@ def test_several_instances_on_which_the_node_aborts_do_not_keep_the_others_from_
     assert len(server.conversations) == 4
 
 
+def test_an_instance_that_was_given_up_is_told_although_the_last_association_went_well(parcel: Parcel) -> None:
+    uid = read_file_meta(str(Path(parcel.folder, parcel.names[2]))).sop_instance_uid
+    ledger = Ledger()
+    scripts = [[*ACCEPT, *ABORT], [*ACCEPT, *answering(1), *ABORT], [*ACCEPT, *answering(1), *RELEASED]]
+    with scripted_server(*scripts) as server:
+        target = target_at(server.port)
+        with pytest.raises(BrokenError, match=rf"on instance {uid}$"):
+            target.send(parcel, ledger)
+        target.close()
+
+    assert ledger.names(Outcome.DELIVERED) == [parcel.names[1], parcel.names[0]]
+
+
 def test_a_node_that_breaks_every_association_is_given_up_for_this_attempt(tmp_path: Path) -> None:
     series = builders.small_series(tmp_path / "job", 10)
     parcel = Parcel("job", str(tmp_path / "job"), [file.name for file in series.files])
