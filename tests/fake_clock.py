@@ -1,6 +1,7 @@
 """A clock that stands still until the test moves it: the port `core.clock.Clock`, and an event sink that remembers."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -41,3 +42,16 @@ class Recorded:
 
     def count(self, kind: EventKind) -> int:
         return len(self.of(kind))
+
+
+@dataclass
+class ActsAtFirst(Recorded):
+    """Does something in the moment in which it is told of the first event of a kind: in the middle of a step."""
+
+    kind: EventKind = EventKind.JOB_SETTLED
+    act: Callable[[], None] = lambda: None
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if event.kind is self.kind and self.count(event.kind) == 1:
+            self.act()

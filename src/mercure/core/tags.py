@@ -6,7 +6,7 @@ What is read of every series is empty where its instances do not have it, as exi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 __all__ = ["FILE_TAGS", "RECEPTION_TAGS", "STANDARD_TAGS", "Tags", "is_valid_ae_title", "is_valid_uid"]
@@ -47,7 +47,7 @@ class Tags(Mapping[str, str]):
 
     __slots__ = ("_lacking", "_names", "_values")
 
-    def __init__(self, values: Mapping[str, str], looked_for: Iterable[str] = ()) -> None:
+    def __init__(self, values: Mapping[str, str], looked_for: Collection[str] = ()) -> None:
         self._lacking = frozenset(looked_for).difference(values)
         self._values = {**dict.fromkeys(looked_for, ""), **values} if self._lacking else dict(values)
         self._names: dict[str, str] | None = None

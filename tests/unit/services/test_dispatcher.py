@@ -21,7 +21,7 @@ import pytest
 from tests import small_disk as disks
 from tests.arrivals import make_job
 from tests.builders import BuiltSeries, small_series
-from tests.fake_clock import FakeClock, Recorded
+from tests.fake_clock import ActsAtFirst, FakeClock, Recorded
 from tests.peers import free_port, pynetdicom_scp, wait_until
 from tests.scripted_peer import Close, ReceiveUntilClosed, WaitFor, scripted_server
 from tests.small_disk import fill, read_only, small_disk
@@ -29,7 +29,7 @@ from tests.small_disk import fill, read_only, small_disk
 from mercure.cli.queue_waits import Waits
 from mercure.core.delivery import InstanceResult, Outcome
 from mercure.core.errors import SpoolError
-from mercure.core.events import Event, EventKind
+from mercure.core.events import EventKind
 from mercure.core.processing_steps import StepPlan, process_section
 from mercure.core.retry import RetryPolicy
 from mercure.core.scheduling import OffPeak
@@ -623,16 +623,12 @@ def test_a_retry_asks_the_target_at_once_when_the_attempt_that_was_under_way_has
 def test_a_job_for_a_target_that_is_new_waits_for_the_settings_that_have_it(
     layout: Layout, tmp_path: Path, series: BuiltSeries
 ) -> None:
-    class NewsOnce(Recorded):
+    def add() -> None:
         """While a step settles the first job, a target is added, and a router that knows of it makes a job for it."""
+        desk.dispatcher.configure(DispatcherSettings({name: folder(tmp_path, name) for name in ("a", "b")}))
+        make_job(layout, series, "b", job_id="second")
 
-        def emit(self, event: Event) -> None:
-            super().emit(event)
-            if event.kind is EventKind.JOB_SETTLED and self.count(event.kind) == 1:
-                desk.dispatcher.configure(DispatcherSettings({name: folder(tmp_path, name) for name in ("a", "b")}))
-                make_job(layout, series, "b", job_id="second")
-
-    desk = Desk(layout, {"a": folder(tmp_path, "a")}, events=NewsOnce())
+    desk = Desk(layout, {"a": folder(tmp_path, "a")}, events=ActsAtFirst(kind=EventKind.JOB_SETTLED, act=add))
     make_job(layout, series, "a", job_id="first")
     desk.until(lambda: len(desk.jobs(Stage.SUCCESS) + desk.jobs(Stage.ERROR)) == 2, "both have ended")
     assert desk.jobs(Stage.SUCCESS) == ["first", "second"]

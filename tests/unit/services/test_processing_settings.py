@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from tests.builders import BuiltSeries, small_series
-from tests.fake_clock import Recorded
+from tests.fake_clock import ActsAtFirst
 from tests.processing_desk import Desk
 
-from mercure.core.events import Event, EventKind
+from mercure.core.events import EventKind
 from mercure.core.scheduling import OffPeak
 from mercure.core.stages import Stage
 from mercure.core.task import Priority
@@ -56,16 +56,12 @@ def test_without_hours_off_peak_jobs_run_at_any_time(layout: Layout, tmp_path: P
 def test_a_job_for_a_module_that_is_new_waits_for_the_settings_that_have_it(
     layout: Layout, tmp_path: Path, series: BuiltSeries
 ) -> None:
-    class NewsOnce(Recorded):
+    def add() -> None:
         """While a step settles the first job, a module is added, and a router that knows of it makes a job for it."""
+        desk.module("new", "copy_all()")
+        desk.job(series, "new", job_id="second")
 
-        def emit(self, event: Event) -> None:
-            super().emit(event)
-            if event.kind is EventKind.JOB_SETTLED and self.count(event.kind) == 1:
-                desk.module("new", "copy_all()")
-                desk.job(series, "new", job_id="second")
-
-    desk = Desk(layout, tmp_path, NewsOnce())
+    desk = Desk(layout, tmp_path, ActsAtFirst(kind=EventKind.JOB_SETTLED, act=add))
     desk.module("copy", "copy_all()")
     desk.ends_in(Stage.SUCCESS, desk.job(series, "copy", job_id="first"))
     desk.until(lambda: not desk.waiting(), "the second has ended")
